@@ -1,0 +1,65 @@
+# GNU and BSD make.  CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours.
+PREFIX	= /usr/local
+CC	= cc
+CFLAGS	= -O2 -g
+PYTHON	= /usr/bin/python3
+
+WARN	= -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	  -Wconversion -Wformat=2
+HARDEN	= -fPIE -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
+	  -isystem /usr/include/bsd -DLIBBSD_OVERLAY $(HARDEN) $(WARN) $(CFLAGS)
+ALL_LDFLAGS = -pie -Wl,-z,relro -Wl,-z,now $(LDFLAGS)
+OBJS	= pop3d.o auth.o mailbox.o
+
+all: pop3d
+
+pop3d: $(OBJS)
+	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $(OBJS) -lpam -lbsd
+
+$(OBJS): pop3d.h
+
+.c.o:
+	$(CC) $(ALL_CFLAGS) -c $<
+
+# What is longer than a line is a script in tests.
+demo: pop3d
+	sh tests/demo.sh ./pop3d
+
+check crash sweep soak bench fuzz coverage: pop3d
+	cd tests && $(MAKE) CC="$(CC)" CFLAGS="$(CFLAGS)" \
+	    LDFLAGS="$(LDFLAGS)" PYTHON="$(PYTHON)" $@
+
+lint:
+	sh tests/lint.sh
+
+install: pop3d
+	install -d $(DESTDIR)$(PREFIX)/sbin \
+	    $(DESTDIR)$(PREFIX)/share/man/man8 \
+	    $(DESTDIR)$(PREFIX)/share/doc/pop3d $(DESTDIR)/etc/pam.d
+	install -m 755 pop3d $(DESTDIR)$(PREFIX)/sbin/pop3d
+	install -m 644 pop3d.8 $(DESTDIR)$(PREFIX)/share/man/man8/pop3d.8
+	install -m 644 README LICENSE etc/* $(DESTDIR)$(PREFIX)/share/doc/pop3d
+	test -e $(DESTDIR)/etc/pam.d/pop3d || \
+	    install -m 644 etc/pop3d.pam $(DESTDIR)/etc/pam.d/pop3d
+	@echo "Examples for inetd, systemd and TLS are in" \
+	    "$(PREFIX)/share/doc/pop3d"
+
+# The PAM file may hold the administrator's own rules: it goes if it is ours.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/pop3d \
+	    $(DESTDIR)$(PREFIX)/share/man/man8/pop3d.8
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/pop3d
+	! cmp -s etc/pop3d.pam $(DESTDIR)/etc/pam.d/pop3d || \
+	    rm $(DESTDIR)/etc/pam.d/pop3d
+
+dist:
+	v=`sed -n 's/^.define POP3D_VERSION.*"\(.*\)"/\1/p' pop3d.h`; \
+	    git archive --prefix=pop3d-$$v/ -o pop3d-$$v.tar.gz HEAD
+
+clean:
+	rm -f pop3d $(OBJS) pop3d-*.tar.gz
+	cd tests && $(MAKE) clean
+
+.PHONY: all demo check crash sweep soak bench fuzz coverage lint install \
+	uninstall dist clean

@@ -1,0 +1,320 @@
+/*
+ * Copyright (c) 2026 the pop3d authors
+ *
+ * Permission to use, copy, modify, and distribute this software for any
+ * purpose with or without fee is hereby granted, provided that the above
+ * copyright notice and this permission notice appear in all copies.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES
+ * WITH REGARD TO THIS SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF
+ * MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR
+ * ANY SPECIAL, DIRECT, INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES
+ * WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN
+ * ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF
+ * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
+ */
+
+
+/*
+ * Authentication through PAM, giving up being root, confinement.  Of the bytes
+ * of a stranger only a user name and a password come here, and go to PAM.
+ */
+
+#include <sys/resource.h>
+
+#include <security/pam_appl.h>
+
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <linux/landlock.h>
+#endif
+
+#include "pop3d.h"
+
+#define REFUSAL_SECONDS	2	/* that a refusal takes at least */
+
+struct credentials {
+	const char	*user;
+	const char	*pass;
+};
+
+static enum auth	 ask_pam(const struct credentials *, const char *,
+			    const char **);
+static int		 set_items(pam_handle_t *, const char *);
+static enum auth	 verdict(int);
+static int		 same_user(pam_handle_t *, const char *);
+static int		 conversation(int, const struct pam_message **,
+			    struct pam_response **, void *);
+static const char	*answer(int, const struct credentials *);
+static void		 free_answers(struct pam_response *, int);
+static void		 wait_until(const struct timespec *);
+
+enum auth
+auth_user(const char *user, const char *pass, const char *peer,
+    struct passwd **pw, const char **why)
+{
+	struct credentials cred = { user, pass };
+	struct timespec not_before;
+	enum auth result;
+
+	clock_gettime(CLOCK_MONOTONIC, &not_before);
+	not_before.tv_sec += REFUSAL_SECONDS;
+
+	*pw = NULL;
+	result = ask_pam(&cred, peer, why);
+	if (result == AUTH_OK) {
+		*pw = getpwnam(user);
+		if (*pw == NULL || strchr(user, '/') != NULL) {
+			*why = "no-account";
+			result = AUTH_REFUSED;
+		} else if ((*pw)->pw_uid == 0) {
+			*why = "root";
+			result = AUTH_REFUSED;
+		} else if (getuid() != 0 && (*pw)->pw_uid != getuid()) {
+			*why = "other-user";
+			result = AUTH_REFUSED;
+		}
+	}
+	if (result != AUTH_OK)
+		wait_until(&not_before);
+	return result;
+}
+
+/* The whole life of a PAM handle. */
+static enum auth
+ask_pam(const struct credentials *cred, const char *peer, const char **why)
+{
+	struct pam_conv conv = { conversation, (void *)(uintptr_t)cred };
+	pam_handle_t *pam = NULL;
+	enum auth result;
+	int error;
+
+	error = pam_start("pop3d", cred->user, &conv, &pam);
+	if (error != PAM_SUCCESS) {
+		*why = "pam";
+		return AUTH_TROUBLE;
+	}
+	if ((error = set_items(pam, peer)) == PAM_SUCCESS)
+		error = pam_authenticate(pam,
+		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
+	result = verdict(error);
+	*why = result == AUTH_REFUSED ? "credentials" : "pam";
+	if (result == AUTH_OK) {
+		error = pam_acct_mgmt(pam,
+		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
+		result = verdict(error);
+		*why = "pam";
+		if (result == AUTH_REFUSED) {
+			result = AUTH_FORBIDDEN;
+			*why = "account";
+		}
+	}
+	if (result == AUTH_OK && !same_user(pam, cred->user)) {
+		result = AUTH_REFUSED;
+		*why = "user-changed";
+	}
+	if (result == AUTH_TROUBLE)
+		syslog(LOG_ERR, "PAM: %s", pam_strerror(pam, error));
+	pam_end(pam, error);
+	return result;
+}
+
+static int
+set_items(pam_handle_t *pam, const char *peer)
+{
+	int error;
+
+	error = pam_set_item(pam, PAM_TTY, "pop3");
+	if (error == PAM_SUCCESS && peer != NULL)
+		error = pam_set_item(pam, PAM_RHOST, peer);
+	return error;
+}
+
+/* PAM's many answers are three to us. */
+static enum auth
+verdict(int error)
+{
+	switch (error) {
+	case PAM_SUCCESS:
+		return AUTH_OK;
+	case PAM_OPEN_ERR:
+	case PAM_SYMBOL_ERR:
+	case PAM_SERVICE_ERR:
+	case PAM_SYSTEM_ERR:
+	case PAM_BUF_ERR:
+	case PAM_AUTHINFO_UNAVAIL:
+	case PAM_ABORT:
+	case PAM_MODULE_UNKNOWN:
+	case PAM_CONV_ERR:
+		return AUTH_TROUBLE;
+	default:
+		return AUTH_REFUSED;
+	}
+}
+
+static int
+same_user(pam_handle_t *pam, const char *user)
+{
+	const void *now = NULL;
+
+	return pam_get_item(pam, PAM_USER, &now) == PAM_SUCCESS &&
+	    now != NULL && strcmp(now, user) == 0;
+}
+
+/* What PAM's modules ask: they get the password and the user, no more. */
+static int
+conversation(int count, const struct pam_message **messages,
+    struct pam_response **responses, void *data)
+{
+	struct pam_response *res;
+	const char *text;
+	int i;
+
+	if (count <= 0 || count > PAM_MAX_NUM_MSG)
+		return PAM_CONV_ERR;
+	if ((res = calloc((size_t)count, sizeof(*res))) == NULL)
+		return PAM_BUF_ERR;
+	for (i = 0; i < count; i++) {
+		text = answer(messages[i]->msg_style, data);
+		if (text == NULL ||
+		    (res[i].resp = strdup(text)) == NULL) {
+			free_answers(res, i);
+			return text == NULL ? PAM_CONV_ERR : PAM_BUF_ERR;
+		}
+	}
+	*responses = res;
+	return PAM_SUCCESS;
+}
+
+static const char *
+answer(int style, const struct credentials *cred)
+{
+	switch (style) {
+	case PAM_PROMPT_ECHO_OFF:
+		return cred->pass;
+	case PAM_PROMPT_ECHO_ON:
+		return cred->user;
+	case PAM_TEXT_INFO:
+	case PAM_ERROR_MSG:
+		return "";
+	default:
+		return NULL;
+	}
+}
+
+static void
+free_answers(struct pam_response *res, int count)
+{
+	while (count-- > 0)
+		freezero(res[count].resp, strlen(res[count].resp));
+	free(res);
+}
+
+/* An unknown user, a wrong password and root take the same time. */
+static void
+wait_until(const struct timespec *when)
+{
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, when, NULL) ==
+	    EINTR)
+		continue;
+}
+
+void
+drop_privileges(const struct passwd *pw, gid_t spool)
+{
+	uid_t uid = pw->pw_uid, ruid, euid, suid;
+	gid_t gid = pw->pw_gid, rgid, egid, sgid;
+
+	if (geteuid() == 0) {
+		if (initgroups(pw->pw_name, gid) == -1 ||
+		    setresgid(gid, gid, spool) == -1 ||
+		    setresuid(uid, uid, uid) == -1) {
+			syslog(LOG_CRIT, "cannot become uid %lu: %m",
+			    (unsigned long)uid);
+			exit(71);
+		}
+	} else
+		spool = getgid(), gid = getgid();
+	if (uid == 0 || setuid(0) != -1 || seteuid(0) != -1 ||
+	    getresuid(&ruid, &euid, &suid) == -1 ||
+	    getresgid(&rgid, &egid, &sgid) == -1 ||
+	    ruid != uid || euid != uid || suid != uid ||
+	    rgid != gid || egid != gid || sgid != spool) {
+		syslog(LOG_CRIT, "did not become uid %lu",
+		    (unsigned long)uid);
+		exit(71);
+	}
+}
+
+#ifdef __linux__
+
+static const char *restrict_names(int);
+
+const char *
+confine(int dir)
+{
+	struct rlimit none = { 0, 0 };
+
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1)
+		return "undumpable";
+	if (setrlimit(RLIMIT_NPROC, &none) == -1)
+		return "no processes";
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1)
+		return "no new privileges";
+	return restrict_names(dir);
+}
+
+/*
+ * Landlock: of all file names only those in dir, and of these only creating
+ * and removing, which the dotlock needs.  Above all no opening: with the
+ * spool's gid a session that was taken over could read everybody's mail.
+ */
+static const char *
+restrict_names(int dir)
+{
+	struct landlock_ruleset_attr rights = {
+		/* All of ABI 1: what is in no rule is denied. */
+		.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1
+	};
+	struct landlock_path_beneath_attr in_dir = {
+		.allowed_access = LANDLOCK_ACCESS_FS_MAKE_REG |
+		    LANDLOCK_ACCESS_FS_REMOVE_FILE,
+		.parent_fd = dir
+	};
+	const char *why = NULL;
+	int rules;
+
+	rules = (int)syscall(SYS_landlock_create_ruleset, &rights,
+	    sizeof(rights), 0);
+	if (rules == -1)
+		return "Landlock";
+	if ((dir != -1 && syscall(SYS_landlock_add_rule, rules,
+	    LANDLOCK_RULE_PATH_BENEATH, &in_dir, 0) == -1) ||
+	    syscall(SYS_landlock_restrict_self, rules, 0) == -1)
+		why = "Landlock rules";
+	close(rules);
+	return why;
+}
+
+#else
+
+const char *
+confine(int dir)
+{
+	(void)dir;
+	errno = ENOSYS;
+	return "confinement";
+}
+
+#endif

@@ -1,0 +1,2280 @@
+/*
+ * Copyright (c) 2026 the pop3d authors
+ *
+ * Permission to use, copy, modify, and distribute this software for any
+ * purpose with or without fee is hereby granted, provided that the above
+ * copyright notice and this permission notice appear in all copies.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES
+ * WITH REGARD TO THIS SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF
+ * MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR
+ * ANY SPECIAL, DIRECT, INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES
+ * WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN
+ * ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF
+ * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
+ */
+
+
+/*
+ * The maildrop: a mailbox in mbox format, its locks, its messages, UPDATE.
+ *
+ * This file alone opens, locks, reads and writes the mailbox.  It never logs,
+ * replies or exits: a failure is -1, errno, and words in drop->why.
+ */
+
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/vfs.h>
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pop3d.h"
+
+#define KIB		1024
+#define SCAN_SIZE	(256 * KIB)	/* bytes that the scan reads at once */
+#define CHECK_SIZE	(16 * KIB)	/* the same, for a single message */
+#define IDS_SIZE	(4 * KIB)	/* and for unique-ids */
+#define COPY_SIZE	(256 * KIB)
+#define LOOK		KIB		/* bytes that tell what a line is */
+#define BACK		4		/* bytes kept before the current one */
+#define BODY_IN_ID	KIB		/* bytes of the body in a unique-id */
+
+#define SETTLED_SECONDS	2	/* more than the grain of any file's times */
+#define STALE_SECONDS	600	/* age of a dotlock that is broken */
+#define TOUCH_SECONDS	15	/* our dotlock: maildrop(1) breaks at 60 */
+#define DOT_SECONDS	5	/* that the scan waits for the dotlock */
+
+#define SIDE_SLOTS	4096	/* distance of the two record slots */
+#define SIDE_DATA	8192	/* where the data area begins */
+#define SUMMED		4096	/* bytes in a record's checksums */
+#define STEPS_MAX	4096	/* of one UPDATE */
+#define MARK_SIZE	16
+#define RECORD_MAGIC	0x33706f7055504431ULL
+#define INDEX_MAGIC	0x33706f7049445831ULL
+
+#ifdef F_OFD_SETLK
+#define SETLK		F_OFD_SETLK	/* not lost by closing a descriptor */
+#else
+#define SETLK		F_SETLK
+#endif
+#ifndef O_PATH
+#define O_PATH		O_RDONLY
+#endif
+
+enum { LOCKED_KERNEL = 1, LOCKED_DOT = 2 };	/* drop->locked */
+
+struct digest {
+	uint64_t	a, b;
+};
+
+struct scan {
+	int		 fd;
+	off_t		 at;	/* offset in the mailbox of next */
+	off_t		 end;	/* where to stop */
+	off_t		 limit;	/* where to stop reading ahead */
+	size_t		 size;
+	char		*buf;
+	const char	*next;	/* unread bytes are [next, last) */
+	char		*last;
+	bool		 first;	/* the next message is the mailbox's first */
+	bool		 hiding;	/* the last header line is private */
+	off_t		 octets;
+	unsigned int	 pseudo;
+	struct digest	 digest;
+};
+
+enum { PSEUDO_IMAP = 1, PSEUDO_SUBJECT = 2, PSEUDO = 3 };
+
+enum state { IDLE, HOLE, CUT };
+
+struct record {
+	uint64_t	magic;
+	uint64_t	sequence;
+	uint64_t	state;
+	int64_t		w, r, n, next;
+	uint64_t	mark[2];
+	uint64_t	device, inode;
+	int64_t		size;
+	uint64_t	behind;		/* checksum of what ends at w */
+	uint64_t	ahead;		/* and of what begins at r or next */
+	uint64_t	self;		/* and of all the above */
+};
+
+struct update {
+	struct maildrop	*drop;
+	struct record	 rec;		/* the latest that was written */
+	off_t		 room;		/* bytes of the data area */
+	size_t		 dead;		/* no deleted message before this */
+};
+
+struct index {
+	uint64_t	magic;
+	uint64_t	device, inode;
+	int64_t		size;
+	int64_t		mtime[2], ctime[2];
+	uint64_t	count;
+	struct digest	messages;	/* checksums of the two arrays */
+	struct digest	ids;		/* 0, 0 if there are none */
+	struct digest	self;
+};
+
+static int	 fail(struct maildrop *, int, const char *, ...)
+		    __attribute__((format(printf, 3, 4)));
+static ssize_t	 read_at(int, void *, size_t, off_t);
+static int	 write_at(int, const void *, size_t, off_t);
+static int	 synced(int);
+static int	 cut_to(int, off_t);
+static void	 digest_add(struct digest *, const void *, size_t);
+static int	 split_path(struct maildrop *, const char *, int *);
+static int	 open_mailbox(struct maildrop *);
+static int	 check_file(struct maildrop *, const char *,
+		    const struct stat *);
+static bool	 same_file(const struct stat *, const struct stat *);
+static bool	 names(const struct maildrop *, const char *, int);
+static void	 with_spool_gid(const struct maildrop *);
+static void	 without_spool_gid(const struct maildrop *);
+static int	 open_side(struct maildrop *);
+static int	 create_side(struct maildrop *);
+static int	 session_lock(struct maildrop *);
+static void	 open_hitch(struct maildrop *);
+static int	 lock(struct maildrop *, bool);
+static int	 try_locks(struct maildrop *, bool, bool);
+static void	 unlock(struct maildrop *);
+static int	 kernel_lock(int, short);
+static bool	 flock_is_fcntl(int);
+static int	 dotlock(struct maildrop *);
+static void	 break_stale(struct maildrop *);
+static int	 set_dotlock_aside(struct maildrop *, const struct stat *);
+static void	 touch_dotlock(struct maildrop *);
+static void	 pause_at_random(void);
+static time_t	 seconds(void);
+static int	 date_of(const char *, const char *);
+static int	 scan_begin(struct scan *, int, off_t, off_t, size_t);
+static ssize_t	 window(struct scan *);
+static int	 skip_empty_lines(struct scan *);
+static bool	 is_from(const struct scan *, size_t);
+static size_t	 empty_line(const char *, size_t);
+static size_t	 empty_line_before(const char *);
+static bool	 is_one_of(const char *, size_t, const char *const *);
+static int	 take_line(struct scan *, bool, bool);
+static void	 skip_body(struct scan *);
+static off_t	 block(const char *, bool *);
+static int	 next_message(struct scan *, struct message *);
+static int	 take_message(struct scan *, struct message *);
+static int	 take_header(struct scan *, struct message *);
+static void	 note_pseudo(struct scan *, size_t);
+static void	 end_message(struct scan *, struct message *);
+static int	 find_messages(struct maildrop *);
+static int	 add_message(struct maildrop *, const struct message *);
+static bool	 is_unchanged(const struct maildrop *, const struct stat *);
+static bool	 same_times(const struct stat *, const struct stat *);
+static int	 check_all(struct maildrop *);
+static bool	 same_message(const struct message *, const struct message *);
+static off_t	 message_end(const struct maildrop *, size_t);
+static size_t	 hide_private(struct reading *, char *, size_t);
+static int	 digest_message(struct scan *, const struct maildrop *, size_t,
+		    struct unique_id *);
+static int	 digest_header(struct scan *, const struct message *, bool);
+static int	 number_twins(struct maildrop *);
+static bool	 load_index(struct maildrop *, const struct stat *);
+static bool	 read_index(const struct maildrop *, struct index *);
+static bool	 is_plausible(const struct maildrop *, off_t);
+static bool	 load_ids(struct maildrop *);
+static bool	 is_deleted(const struct maildrop *);
+static int	 update(struct maildrop *);
+static int	 latest(const struct maildrop *, struct record *);
+static int	 put_record(struct update *, enum state, off_t, off_t, off_t,
+		    off_t);
+static int	 sums(const struct maildrop *, struct record *);
+static int	 sum(int, off_t, off_t, uint64_t *);
+static uint64_t	 self_sum(const struct record *);
+static off_t	 next_dead(struct update *, off_t);
+static off_t	 skip_dead(struct update *, off_t, off_t);
+static int	 take(struct update *, off_t *, off_t, off_t, int, off_t,
+		    off_t *);
+static int	 copy(struct maildrop *, int, off_t, int, off_t, off_t);
+static int	 reserve(struct update *, off_t);
+static int	 count_steps(struct update, off_t, off_t, off_t);
+static int	 close_hole(struct update *, off_t, off_t);
+static int	 step(struct update *, off_t *, off_t *, off_t);
+static int	 move_saved(struct update *, off_t *, off_t *);
+static int	 finish(struct update *);
+static int	 recover(struct maildrop *, const struct record *);
+static int	 recover_cut(struct update *);
+static int	 matches(const struct maildrop *, const struct record *);
+static int	 set_side_aside(struct maildrop *);
+
+/* ---- small things ---- */
+
+static int
+fail(struct maildrop *drop, int error, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(drop->why, sizeof(drop->why), format, ap);
+	va_end(ap);
+	errno = error;
+	return -1;
+}
+
+/* size bytes, fewer only where the file ends. */
+static ssize_t
+read_at(int fd, void *buf, size_t size, off_t at)
+{
+	size_t done = 0;
+	ssize_t n;
+
+	while (done < size) {
+		n = pread(fd, (char *)buf + done, size - done,
+		    at + (off_t)done);
+		if (n == -1 && errno == EINTR)
+			continue;
+		if (n == -1)
+			return -1;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+static int
+write_at(int fd, const void *buf, size_t size, off_t at)
+{
+	size_t done = 0;
+	ssize_t n;
+
+	while (done < size) {
+		n = pwrite(fd, (const char *)buf + done, size - done,
+		    at + (off_t)done);
+		if (n == -1 && errno == EINTR)
+			continue;
+		if (n == -1)
+			return -1;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int
+synced(int fd)
+{
+	int n;
+
+	while ((n = fsync(fd)) == -1 && errno == EINTR)
+		continue;
+	return n;
+}
+
+static int
+cut_to(int fd, off_t size)
+{
+	int n;
+
+	while ((n = ftruncate(fd, size)) == -1 && errno == EINTR)
+		continue;
+	return n;
+}
+
+/*
+ * 128 bits that tell apart what was not made to be confused: headers, records,
+ * mails.  Two lanes of multiplications, because MD5 would cost more than all
+ * the rest of a UIDL.  The size of each piece counts.
+ */
+static void
+digest_add(struct digest *d, const void *data, size_t size)
+{
+	uint64_t a = d->a ^ size, b = d->b + size, word;
+	const char *p = data;
+
+	for (;;) {
+		word = 0;
+		memcpy(&word, p, size < 8 ? size : 8);
+		word = le64toh(word);
+		a = (a ^ word) * 0x9e3779b97f4a7c15ULL;
+		a ^= a >> 32;
+		b = (b + word) * 0xc2b2ae3d27d4eb4fULL;
+		b ^= b >> 29;
+		if (size <= 8)
+			break;
+		p += 8;
+		size -= 8;
+	}
+	d->a = a;
+	d->b = b;
+}
+
+static time_t
+seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
+/* ---- the files ---- */
+
+gid_t
+maildrop_gid(const char *path, const struct passwd *pw)
+{
+	char dir[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	struct stat st;
+
+	if (slash == NULL || (size_t)(slash - path) >= sizeof(dir))
+		return pw->pw_gid;
+	strlcpy(dir, path, (size_t)(slash - path) + 1);
+	if (stat(dir, &st) == -1 || !S_ISDIR(st.st_mode) || st.st_uid != 0 ||
+	    st.st_gid == 0 || (st.st_mode & S_IWGRP) == 0 ||
+	    (st.st_mode & S_IWOTH) != 0)
+		return pw->pw_gid;
+	return st.st_gid;
+}
+
+int
+maildrop_open(struct maildrop *drop, const char *path, gid_t spool)
+{
+	struct record rec;
+
+	memset(drop, 0, sizeof(*drop));
+	drop->fd = drop->side = drop->hitch = -1;
+	drop->spool = spool;
+	drop->writable = true;
+	if (split_path(drop, path, &drop->dir) == -1)
+		return -1;
+	if (open_side(drop) == -1 || open_mailbox(drop) == -1)
+		return -1;
+	if (latest(drop, &rec) == -1)
+		return fail(drop, errno, "cannot read the side file");
+	if (rec.state == IDLE)
+		return lock(drop, false);
+	if (!drop->writable)
+		return fail(drop, EROFS, "an UPDATE was cut short, and "
+		    "cannot be recovered here");
+	if (lock(drop, true) == -1)
+		return -1;
+	return recover(drop, &rec);
+}
+
+/* Open the mailbox's directory and make the names of the files in it. */
+static int
+split_path(struct maildrop *drop, const char *path, int *dir)
+{
+	char parent[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	size_t n;
+
+	*dir = -1;
+	n = slash == NULL ? 0 : (size_t)(slash - path);
+	if (slash == NULL || slash[1] == '\0' || n >= sizeof(parent) ||
+	    strlen(slash + 1) >= sizeof(drop->name))
+		return fail(drop, EPERM, "no path of a mailbox");
+	strlcpy(parent, path, n + 1);
+	*dir = open(n == 0 ? "/" : parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (*dir == -1)
+		return fail(drop, errno == ENOENT || errno == ENOTDIR ||
+		    errno == EACCES ? EPERM : errno, "cannot open %s",
+		    parent);
+	strlcpy(drop->name, slash + 1, sizeof(drop->name));
+	snprintf(drop->side_name, sizeof(drop->side_name), ".%s.pop3d",
+	    drop->name);
+	snprintf(drop->hitch_name, sizeof(drop->hitch_name), ".%s.pop3d.lock",
+	    drop->name);
+	snprintf(drop->lock_name, sizeof(drop->lock_name), "%s.lock",
+	    drop->name);
+	return 0;
+}
+
+/* Once, and never again: a POSIX lock would go with any close of the file. */
+static int
+open_mailbox(struct maildrop *drop)
+{
+	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	struct stat st, opened;
+
+	if (fstatat(drop->dir, drop->name, &st, AT_SYMLINK_NOFOLLOW) == -1)
+		return errno == ENOENT ? 0 :
+		    fail(drop, errno, "cannot look at the mailbox");
+	if (check_file(drop, "mailbox", &st) == -1)
+		return -1;
+	drop->fd = openat(drop->dir, drop->name, O_RDWR | flags);
+	if (drop->fd == -1 && (errno == EACCES || errno == EROFS)) {
+		drop->writable = false;
+		drop->fd = openat(drop->dir, drop->name, O_RDONLY | flags);
+	}
+	if (drop->fd == -1 || fstat(drop->fd, &opened) == -1)
+		return fail(drop, errno, "cannot open the mailbox");
+	if (!same_file(&st, &opened))
+		return fail(drop, ESTALE, "the mailbox is being replaced");
+	return 0;
+}
+
+static int
+check_file(struct maildrop *drop, const char *what, const struct stat *st)
+{
+	if (S_ISLNK(st->st_mode))
+		return fail(drop, EPERM, "%s is a symbolic link", what);
+	if (!S_ISREG(st->st_mode))
+		return fail(drop, EPERM, "%s is not a regular file", what);
+	if (st->st_uid != geteuid())
+		return fail(drop, EPERM, "%s belongs to uid %lu", what,
+		    (unsigned long)st->st_uid);
+	if (st->st_nlink != 1)
+		return fail(drop, EPERM, "%s has %lu links", what,
+		    (unsigned long)st->st_nlink);
+	return 0;
+}
+
+static bool
+same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Whether name in the directory is the file that fd is. */
+static bool
+names(const struct maildrop *drop, const char *name, int fd)
+{
+	struct stat named, opened;
+
+	return fd != -1 && fstat(fd, &opened) == 0 &&
+	    fstatat(drop->dir, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    same_file(&named, &opened);
+}
+
+/*
+ * Creating and removing files in the spool directory takes its group, which is
+ * kept as the saved gid, and is the effective one only here between.  errno
+ * is left alone.
+ */
+static void
+with_spool_gid(const struct maildrop *drop)
+{
+	int error = errno;
+
+	if (drop->spool != getgid())
+		(void)setegid(drop->spool);	/* what needs it will fail */
+	errno = error;
+}
+
+static void
+without_spool_gid(const struct maildrop *drop)
+{
+	int error = errno;
+
+	if (drop->spool != getgid() && setegid(getgid()) == -1)
+		abort();
+	errno = error;
+}
+
+/*
+ * The side file holds the session lock, the records and data area of UPDATE,
+ * and the index.  Without it mail can be read but not deleted.
+ */
+static int
+open_side(struct maildrop *drop)
+{
+	int tries;
+
+	for (tries = 0; tries < 10; tries++) {
+		if (create_side(drop) == -1)
+			break;
+		if (session_lock(drop) == -1)
+			return -1;
+		if (names(drop, drop->side_name, drop->side)) {
+			open_hitch(drop);
+			return 0;
+		}
+		close(drop->side);	/* it was set aside as we came */
+		drop->side = -1;
+	}
+	drop->writable = false;
+	drop->side = openat(drop->dir, drop->side_name,
+	    O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	return 0;
+}
+
+static int
+create_side(struct maildrop *drop)
+{
+	static const char zeros[SIDE_DATA];
+	struct stat st;
+
+	with_spool_gid(drop);
+	drop->side = openat(drop->dir, drop->side_name, O_RDWR | O_CREAT |
+	    O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+	without_spool_gid(drop);
+	if (drop->side == -1)
+		return fail(drop, errno, "cannot open the side file");
+	if (fstat(drop->side, &st) == -1 ||
+	    check_file(drop, "side file", &st) == -1) {
+		close(drop->side);
+		drop->side = -1;
+		return -1;
+	}
+	/* So that the slots have blocks when the disk is full one day. */
+	if (st.st_size == 0)
+		(void)write_at(drop->side, zeros, sizeof(zeros), 0);
+	return 0;
+}
+
+/* A POSIX lock, for it tells the holder's pid: the file is opened once. */
+static int
+session_lock(struct maildrop *drop)
+{
+	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(drop->side, F_SETLK, &whole) == 0)
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return fail(drop, errno, "cannot lock the side file");
+	whole.l_type = F_WRLCK;
+	if (fcntl(drop->side, F_GETLK, &whole) == -1 ||
+	    whole.l_type == F_UNLCK)
+		whole.l_pid = 0;
+	return fail(drop, EBUSY, "session lock held by pid %ld",
+	    (long)whole.l_pid);
+}
+
+/*
+ * The dotlock is a second name of this file, made before the session is
+ * confined.  The session lock is ours, so one that is there is a dead
+ * session's, and so is a dotlock that is the same file: break it at once.
+ */
+static void
+open_hitch(struct maildrop *drop)
+{
+	struct stat left, held;
+	char pid[16];
+	int n;
+
+	if (fstatat(drop->dir, drop->hitch_name, &left,
+	    AT_SYMLINK_NOFOLLOW) == 0) {
+		if (fstatat(drop->dir, drop->lock_name, &held,
+		    AT_SYMLINK_NOFOLLOW) == 0 && same_file(&left, &held))
+			(void)set_dotlock_aside(drop, &held);
+		with_spool_gid(drop);
+		unlinkat(drop->dir, drop->hitch_name, 0);
+		without_spool_gid(drop);
+	}
+	with_spool_gid(drop);
+	drop->hitch = openat(drop->dir, drop->hitch_name, O_RDWR | O_CREAT |
+	    O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	without_spool_gid(drop);
+	if (drop->hitch == -1) {
+		fail(drop, errno, "cannot make a file for the dotlock");
+		drop->writable = false;
+		return;
+	}
+	/* An empty one serves too, on a full disk. */
+	n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
+	(void)write_at(drop->hitch, pid, (size_t)n, 0);
+}
+
+/* ---- the locks: no kind of them excludes every deliverer ---- */
+
+/*
+ * All three, or none: never wait for one while holding another.  Shared ones
+ * do without the dotlock if it is not to be had: a stale one must not keep a
+ * user from reading.  Signals are blocked while the locks are held, so that
+ * nothing but SIGKILL leaves a dotlock behind.
+ */
+static int
+lock(struct maildrop *drop, bool exclusive)
+{
+	time_t start = seconds(), waited;
+	char why[sizeof(drop->why)];
+	sigset_t all;
+
+	if (drop->fd == -1)
+		return 0;
+	memcpy(why, drop->why, sizeof(why));
+	sigfillset(&all);
+	for (;;) {
+		waited = seconds() - start;
+		sigprocmask(SIG_BLOCK, &all, &drop->signals);
+		drop->locked = LOCKED_KERNEL;
+		if (try_locks(drop, exclusive,
+		    exclusive || waited < DOT_SECONDS) == 0) {
+			memcpy(drop->why, why, sizeof(why));
+			return 0;
+		}
+		unlock(drop);
+		if (errno != EAGAIN || waited >= LOCK_SECONDS)
+			return -1;
+		pause_at_random();
+	}
+}
+
+static int
+try_locks(struct maildrop *drop, bool exclusive, bool dot)
+{
+	struct stat st;
+
+	if (kernel_lock(drop->fd, exclusive ? F_WRLCK : F_RDLCK) == -1)
+		return fail(drop, errno, "kernel lock: %s", strerror(errno));
+	if (dot && (drop->hitch != -1 || exclusive)) {
+		if (dotlock(drop) == -1)
+			return -1;
+	}
+	if (!names(drop, drop->name, drop->fd))
+		return fail(drop, ESTALE, "the mailbox was replaced");
+	if (fstat(drop->fd, &st) == -1)
+		return fail(drop, errno, "cannot look at the mailbox");
+	return check_file(drop, "mailbox", &st);
+}
+
+/* Leaves errno alone. */
+static void
+unlock(struct maildrop *drop)
+{
+	int error = errno;
+
+	if (drop->locked == 0)
+		return;
+	if ((drop->locked & LOCKED_DOT) != 0 &&
+	    names(drop, drop->lock_name, drop->hitch)) {
+		with_spool_gid(drop);
+		unlinkat(drop->dir, drop->lock_name, 0);
+		without_spool_gid(drop);
+	}
+	kernel_lock(drop->fd, F_UNLCK);
+	drop->locked = 0;
+	sigprocmask(SIG_SETMASK, &drop->signals, NULL);
+	errno = error;
+}
+
+static int
+kernel_lock(int fd, short type)
+{
+	struct flock whole = { .l_type = type, .l_whence = SEEK_SET };
+	int how = type == F_UNLCK ? LOCK_UN :
+	    (type == F_RDLCK ? LOCK_SH : LOCK_EX) | LOCK_NB;
+
+	if (fcntl(fd, SETLK, &whole) == -1) {
+		if (errno == EACCES)
+			errno = EAGAIN;
+		return -1;
+	}
+	return flock_is_fcntl(fd) ? 0 : flock(fd, how);
+}
+
+/* On NFS and CIFS the kernel makes one of the other: they would collide. */
+static bool
+flock_is_fcntl(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && (fs.f_type == 0x6969 ||
+	    (uint32_t)fs.f_type == 0xff534d42 ||
+	    (uint32_t)fs.f_type == 0xfe534d42);
+}
+
+static int
+dotlock(struct maildrop *drop)
+{
+	int error;
+
+	if (drop->hitch == -1)
+		return fail(drop, EACCES, "cannot make a dotlock");
+	break_stale(drop);
+	futimens(drop->hitch, NULL);
+	with_spool_gid(drop);
+	error = linkat(drop->dir, drop->hitch_name, drop->dir,
+	    drop->lock_name, 0) == -1 ? errno : EAGAIN;
+	without_spool_gid(drop);
+	/* Over NFS the answer may be lost, so the inode decides. */
+	if (!names(drop, drop->lock_name, drop->hitch))
+		return fail(drop, error == EEXIST ? EAGAIN : error,
+		    "dotlock: %s", strerror(error));
+	drop->locked |= LOCKED_DOT;
+	drop->touched = seconds();
+	return 0;
+}
+
+/*
+ * Break a dotlock that nobody touched for 10 minutes, by the clock of the file
+ * system.  The kernel locks are ours here.
+ */
+static void
+break_stale(struct maildrop *drop)
+{
+	struct stat held, now;
+
+	if (fstatat(drop->dir, drop->lock_name, &held,
+	    AT_SYMLINK_NOFOLLOW) == -1 || futimens(drop->hitch, NULL) == -1 ||
+	    fstat(drop->hitch, &now) == -1)
+		return;
+	if (now.st_mtime - held.st_mtime > STALE_SECONDS &&
+	    now.st_mtime - held.st_ctime > STALE_SECONDS)
+		(void)set_dotlock_aside(drop, &held);
+}
+
+/*
+ * Remove the dotlock if it is the one judged, and not one that came in its
+ * place: under another name it can be looked at again.
+ */
+static int
+set_dotlock_aside(struct maildrop *drop, const struct stat *judged)
+{
+	char aside[sizeof(drop->hitch_name) + sizeof(".stale")];
+	struct stat st;
+	int n;
+
+	snprintf(aside, sizeof(aside), "%s.stale", drop->hitch_name);
+	with_spool_gid(drop);
+	n = renameat(drop->dir, drop->lock_name, drop->dir, aside);
+	if (n == 0 && fstatat(drop->dir, aside, &st,
+	    AT_SYMLINK_NOFOLLOW) == 0) {
+		if (!same_file(&st, judged) || st.st_mtime != judged->st_mtime)
+			(void)linkat(drop->dir, aside, drop->dir,
+			    drop->lock_name, 0);
+		unlinkat(drop->dir, aside, 0);
+	}
+	without_spool_gid(drop);
+	return n;
+}
+
+static void
+touch_dotlock(struct maildrop *drop)
+{
+	if ((drop->locked & LOCKED_DOT) == 0 ||
+	    seconds() - drop->touched < TOUCH_SECONDS)
+		return;
+	if (names(drop, drop->lock_name, drop->hitch))
+		futimens(drop->hitch, NULL);
+	drop->touched = seconds();
+}
+
+/* 0.5 to 1.5 s, so that two who wait do not meet again. */
+static void
+pause_at_random(void)
+{
+	uint32_t ms = 500 + arc4random_uniform(1000);
+	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	nanosleep(&t, NULL);
+}
+
+/* ---- the mailbox format ---- */
+
+/*
+ * A message begins with a line "From ", a sender and a date, in one of the
+ * forms that c-client knows,
+ *
+ *	Wed Dec  2 05:53[:22] [zone] 1992 [zone] [remote from host]
+ *
+ * at the beginning of the mailbox or after an empty line; without that empty
+ * line if the date is complete, with seconds and nothing strange.  It ends
+ * before the empty line in front of the next one, or of the end.
+ */
+enum { NO_DATE, DATE, COMPLETE_DATE };
+
+/* The next word of [*p, end): how long it is, and *w where it begins. */
+static size_t
+word(const char **p, const char *end, const char **w)
+{
+	while (*p < end && (**p == ' ' || **p == '\t'))
+		(*p)++;
+	*w = *p;
+	while (*p < end && **p != ' ' && **p != '\t')
+		(*p)++;
+	return (size_t)(*p - *w);
+}
+
+/* 0 in the form stands for any digit. */
+static bool
+like(const char *w, size_t n, const char *form)
+{
+	size_t i;
+
+	if (n != strlen(form))
+		return false;
+	for (i = 0; i < n; i++)
+		if (form[i] == '0' ? w[i] < '0' || w[i] > '9' : w[i] != form[i])
+			return false;
+	return true;
+}
+
+/* One of the three-letter names in list. */
+static bool
+named(const char *w, size_t n, const char *list)
+{
+	for (; n == 3 && *list != '\0'; list += 3)
+		if (strncmp(w, list, 3) == 0)
+			return true;
+	return false;
+}
+
+static bool
+is_zone(const char *w, size_t n)
+{
+	size_t i;
+
+	if (like(w, n, "+0000") || like(w, n, "-0000"))
+		return true;
+	for (i = 0; i < n; i++)
+		if ((w[i] < 'A' || w[i] > 'Z') && (w[i] < 'a' || w[i] > 'z'))
+			return false;
+	return n >= 1 && n <= 5;
+}
+
+static int
+date_of(const char *p, const char *end)
+{
+	const char *w;
+	bool zone, full;
+	size_t n;
+
+	n = word(&p, end, &w);
+	if (!named(w, n, "SunMonTueWedThuFriSat"))
+		return NO_DATE;
+	n = word(&p, end, &w);
+	if (!named(w, n, "JanFebMarAprMayJunJulAugSepOctNovDec"))
+		return NO_DATE;
+	n = word(&p, end, &w);
+	if (!like(w, n, "0") && !like(w, n, "00"))
+		return NO_DATE;
+	n = word(&p, end, &w);
+	full = like(w, n, "00:00:00");
+	if (!full && !like(w, n, "00:00"))
+		return NO_DATE;
+	n = word(&p, end, &w);
+	if ((zone = is_zone(w, n)))
+		n = word(&p, end, &w);
+	if (!like(w, n, "0000"))
+		return NO_DATE;
+	n = word(&p, end, &w);
+	if (!zone && is_zone(w, n))
+		n = word(&p, end, &w);
+	if (n == 0)
+		return full ? COMPLETE_DATE : DATE;
+	if (!like(w, n, "remote") || word(&p, end, &w) != 4 ||
+	    memcmp(w, "from", 4) != 0 || word(&p, end, &w) == 0 ||
+	    word(&p, end, &w) != 0)
+		return NO_DATE;
+	return DATE;
+}
+
+/* Whether a message begins at the unread bytes, of which there are n. */
+static bool
+is_from(const struct scan *s, size_t n)
+{
+	const char *p = s->next, *end, *w;
+	int date = NO_DATE;
+
+	if (p[-1] != '\n' || n < 5 || memcmp(p, "From ", 5) != 0)
+		return false;
+	end = memchr(p, '\n', n < LOOK ? n : LOOK);
+	if (end == NULL) {
+		if (n >= LOOK)
+			return false;
+		end = p + n;
+	}
+	if (end[-1] == '\r')
+		end--;
+	p += 5;
+	if (word(&p, end, &w) == 0)
+		return false;
+	while (p < end && date == NO_DATE) {
+		date = date_of(p, end);
+		word(&p, end, &w);
+	}
+	return date == COMPLETE_DATE ||
+	    (date == DATE && empty_line_before(s->next) != 0);
+}
+
+/* Bytes of the empty line at p, with n bytes there, or 0. */
+static size_t
+empty_line(const char *p, size_t n)
+{
+	if (n >= 1 && p[0] == '\n')
+		return 1;
+	return n >= 2 && p[0] == '\r' && p[1] == '\n' ? 2 : 0;
+}
+
+/* Bytes of the empty line that ends at p, or 0. */
+static size_t
+empty_line_before(const char *p)
+{
+	if (p[-1] != '\n')
+		return 0;
+	if (p[-2] == '\n')
+		return 1;
+	return p[-2] == '\r' && p[-3] == '\n' ? 2 : 0;
+}
+
+/* Header lines that local programs keep for themselves. */
+static const char *const private_lines[] = { "Status:", "X-Status:",
+    "X-Keywords:", "X-UID:", "X-IMAP:", "X-IMAPbase:", NULL };
+#define PRIVATE_MAX	sizeof("X-Keywords:")
+
+/* Header lines that no mail program rewrites: what a unique-id is made of. */
+static const char *const lasting_lines[] = { "Return-Path:", "Received:",
+    "Delivered-To:", "X-Original-To:", "Date:", "From:", "To:", "Subject:",
+    "Message-ID:", NULL };
+
+/* Whether the line at p, of which n bytes are there, has one of the names. */
+static bool
+is_one_of(const char *p, size_t n, const char *const *lines)
+{
+	size_t length;
+
+	for (; *lines != NULL; lines++) {
+		if (((*lines)[0] ^ *p) & 0x1f)	/* the usual case, quickly */
+			continue;
+		length = strlen(*lines);
+		if (n >= length && strncasecmp(p, *lines, length) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_continued(const char *p)
+{
+	return *p == ' ' || *p == '\t';
+}
+
+/* ---- the scan ---- */
+
+/* From offset at to offset end of the mailbox, with a buffer of size bytes. */
+static int
+scan_begin(struct scan *s, int fd, off_t at, off_t end, size_t size)
+{
+	memset(s, 0, sizeof(*s));
+	s->fd = fd;
+	s->at = at;
+	s->end = s->limit = end;
+	s->size = size;
+	if ((s->buf = malloc(size)) == NULL)
+		return -1;
+	memset(s->buf, '\n', BACK);
+	s->next = s->last = s->buf + BACK;
+	s->first = at == 0;
+	return 0;
+}
+
+static void
+scan_end(struct scan *s)
+{
+	int error = errno;
+
+	free(s->buf);
+	errno = error;
+}
+
+/* How many unread bytes there are: at least LOOK, or all that are left. */
+static ssize_t
+window(struct scan *s)
+{
+	off_t have = s->last - s->next, left = s->end - s->at, want;
+	ssize_t n;
+
+	if (have >= LOOK || have >= left)
+		return have < left ? have : left;
+	memmove(s->buf, s->next - BACK, (size_t)have + BACK);
+	s->next = s->buf + BACK;
+	s->last = s->buf + BACK + have;
+	want = (off_t)s->size - BACK - have;
+	if (want > s->limit - s->at - have)
+		want = s->limit - s->at - have;
+	n = read_at(s->fd, s->last, (size_t)want, s->at + have);
+	if (n != want) {
+		if (n != -1)
+			errno = ESTALE;	/* it shrank under our feet */
+		return -1;
+	}
+	have += n;
+	s->last += n;
+	return have < left ? have : left;
+}
+
+static void
+consume(struct scan *s, size_t n)
+{
+	s->next += n;
+	s->at += (off_t)n;
+}
+
+/*
+ * Consume a line of the header, count its octets, digest it.  Pieces end at
+ * LOOK bytes, so the digest doesn't depend on the buffer.
+ */
+static int
+take_line(struct scan *s, bool counted, bool digested)
+{
+	const char *lf;
+	ssize_t n;
+	size_t size;
+
+	do {
+		if ((n = window(s)) <= 0)
+			return (int)n;
+		size = (size_t)n < LOOK ? (size_t)n : LOOK;
+		if ((lf = memchr(s->next, '\n', size)) != NULL)
+			size = (size_t)(lf - s->next) + 1;
+		if (digested)
+			digest_add(&s->digest, s->next, size);
+		if (counted)
+			s->octets += (off_t)size +
+			    (lf != NULL && lf[-1] != '\r');
+		consume(s, size);
+	} while (lf == NULL);
+	return 0;
+}
+
+/*
+ * Consume the body up to a line that begins with "From ", or the end of the
+ * buffer, and count its octets: an LF is two, a CRLF too.
+ */
+static void
+skip_body(struct scan *s)
+{
+	const char *p = s->next, *end = s->last, *stop, *lf;
+	bool from;
+	off_t octets;
+
+	while (p < end) {
+		if (end - p >= KIB + BACK) {
+			octets = block(p, &from);
+			if (!from) {
+				s->octets += octets;
+				p += KIB;
+				continue;
+			}
+		}
+		stop = end - p > KIB ? p + KIB : end;
+		while (p < stop) {
+			lf = memchr(p, '\n', (size_t)(stop - p));
+			if (lf == NULL) {
+				s->octets += stop - p;
+				p = stop;
+				break;
+			}
+			s->octets += lf + 1 - p + (lf[-1] != '\r');
+			p = lf + 1;
+			if (end - p < 5 || memcmp(p, "From ", 5) == 0)
+				goto out;
+		}
+	}
+out:
+	consume(s, (size_t)(p - s->next));
+}
+
+/*
+ * The octets of the KiB at p, and whether in it a line may end before "From ".
+ * Rows of 64, all in step, so that a compiler makes vectors of them.
+ */
+static off_t
+block(const char *p, bool *from)
+{
+	uint8_t lf[64] = { 0 }, fr[64] = { 0 }, cr[64] = { 0 };
+	unsigned int lines = 0, froms = 0, crs = 0;
+	const char *row;
+	int i;
+
+	for (row = p; row < p + KIB; row += 64)
+		for (i = 0; i < 64; i++) {
+			lf[i] = (uint8_t)(lf[i] + (row[i] == '\n'));
+			fr[i] |= (uint8_t)((row[i] == '\n') &
+			    (row[i + 1] == 'F') & (row[i + 2] == 'r'));
+			cr[i] |= (uint8_t)(row[i] == '\r');
+		}
+	for (i = 0; i < 64; i++) {
+		lines += lf[i];
+		froms |= fr[i];
+		crs |= cr[i];
+	}
+	if (crs != 0)
+		for (i = 0; i < KIB; i++)
+			lines -= p[i] == '\n' && p[i - 1] == '\r';
+	*from = froms != 0;
+	return KIB + (off_t)lines;
+}
+
+/* Empty lines in front of the first message are no part of any. */
+static int
+skip_empty_lines(struct scan *s)
+{
+	ssize_t n;
+	size_t empty;
+
+	while ((n = window(s)) > 0 &&
+	    (empty = empty_line(s->next, (size_t)n)) != 0)
+		consume(s, empty);
+	if (n > 0 && !is_from(s, (size_t)n)) {
+		errno = EBADMSG;
+		return -1;
+	}
+	return n == -1 ? -1 : 0;
+}
+
+/* 1: there was one more message, 0: there was none, -1: trouble. */
+static int
+next_message(struct scan *s, struct message *m)
+{
+	ssize_t n;
+
+	for (;;) {
+		if ((n = window(s)) <= 0)
+			return (int)n;
+		if (take_message(s, m) == -1)
+			return -1;
+		if (!s->first || s->pseudo != PSEUDO)
+			break;
+		s->first = false;	/* c-client's: nobody's message */
+	}
+	s->first = false;
+	return 1;
+}
+
+/* The message that begins at the unread bytes. */
+static int
+take_message(struct scan *s, struct message *m)
+{
+	ssize_t n;
+
+	memset(m, 0, sizeof(*m));
+	memset(&s->digest, 0, sizeof(s->digest));
+	m->start = s->at;
+	s->octets = 0;
+	s->pseudo = 0;
+	if (take_line(s, false, true) == -1 || take_header(s, m) == -1)
+		return -1;
+	while ((n = window(s)) > 0 && !is_from(s, (size_t)n))
+		skip_body(s);
+	if (n == -1)
+		return -1;
+	end_message(s, m);
+	return 0;
+}
+
+static int
+take_header(struct scan *s, struct message *m)
+{
+	ssize_t n;
+	size_t empty;
+
+	m->from = (uint16_t)(s->at - m->start);
+	s->hiding = false;
+	while ((n = window(s)) > 0 && !is_from(s, (size_t)n)) {
+		if ((empty = empty_line(s->next, (size_t)n)) != 0) {
+			s->octets += 2;
+			consume(s, empty);
+			return 0;
+		}
+		if (!is_continued(s->next))
+			s->hiding = is_one_of(s->next, (size_t)n,
+			    private_lines);
+		if (s->hiding)
+			m->flags |= MSG_PRIVATE;
+		if (s->first)
+			note_pseudo(s, (size_t)n);
+		if (take_line(s, !s->hiding, true) == -1)
+			return -1;
+	}
+	return n == -1 ? -1 : 0;
+}
+
+/* c-client keeps its notes in a message that is none. */
+static void
+note_pseudo(struct scan *s, size_t n)
+{
+	static const char subject[] =
+	    "Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA";
+
+	if (n >= 7 && strncasecmp(s->next, "X-IMAP:", 7) == 0)
+		s->pseudo |= PSEUDO_IMAP;
+	if (n >= sizeof(subject) - 1 &&
+	    strncasecmp(s->next, subject, sizeof(subject) - 1) == 0)
+		s->pseudo |= PSEUDO_SUBJECT;
+}
+
+static void
+end_message(struct scan *s, struct message *m)
+{
+	bool nothing = s->at == m->start + m->from;
+
+	switch (nothing ? 0 : empty_line_before(s->next)) {
+	case 1:
+		m->flags |= MSG_SEP_LF;
+		s->octets -= 2;
+		break;
+	case 2:
+		m->flags |= MSG_SEP_CRLF;
+		s->octets -= 2;
+		break;
+	default:
+		/* RETR adds the newline that the last line lacks. */
+		if (!nothing && !s->hiding && s->next[-1] != '\n')
+			s->octets += 2;
+	}
+	m->octets = s->octets;
+	m->digest = (uint32_t)(s->digest.a ^ s->digest.a >> 32);
+}
+
+int
+maildrop_scan(struct maildrop *drop)
+{
+	struct timespec now;
+	int n = 0;
+
+	if (drop->fd != -1) {
+		if (fstat(drop->fd, &drop->seen) == -1)
+			n = fail(drop, errno, "cannot look at the mailbox");
+		else if (!load_index(drop, &drop->seen))
+			n = find_messages(drop);
+		clock_gettime(CLOCK_REALTIME, &now);
+		drop->settled = now.tv_sec - drop->seen.st_ctime >
+		    SETTLED_SECONDS;
+	}
+	unlock(drop);
+	return n;
+}
+
+static int
+find_messages(struct maildrop *drop)
+{
+	struct message m;
+	struct scan s;
+	int n = -1;
+
+	if (scan_begin(&s, drop->fd, 0, drop->seen.st_size, SCAN_SIZE) == -1)
+		return fail(drop, errno, "no memory for the scan");
+	if (skip_empty_lines(&s) == 0)
+		while ((n = next_message(&s, &m)) == 1)
+			if ((n = add_message(drop, &m)) == -1)
+				break;
+	if (n == -1)
+		fail(drop, errno, errno == EBADMSG ?
+		    "not a mailbox: no From_ line at offset %lld" :
+		    "cannot read the mailbox at offset %lld", (long long)s.at);
+	scan_end(&s);
+	return n;
+}
+
+static int
+add_message(struct maildrop *drop, const struct message *m)
+{
+	struct message *more;
+	size_t count = drop->count;
+
+	if ((count & (count - 1)) == 0) {	/* full: it doubles */
+		more = reallocarray(drop->messages, count == 0 ? 1 : 2 * count,
+		    sizeof(*more));
+		if (more == NULL)
+			return -1;
+		drop->messages = more;
+	}
+	drop->messages[drop->count++] = *m;
+	return 0;
+}
+
+/* ---- is it still what it was? ---- */
+
+/*
+ * Every time that says otherwise means look again, no more: readers set times,
+ * and some set them back; but the ctime nobody can.
+ */
+static bool
+is_unchanged(const struct maildrop *drop, const struct stat *now)
+{
+	return drop->settled && same_times(&drop->seen, now);
+}
+
+static bool
+same_times(const struct stat *a, const struct stat *b)
+{
+	return same_file(a, b) && a->st_size == b->st_size &&
+	    a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+	    a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+	    a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
+	    a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+static bool
+same_message(const struct message *a, const struct message *b)
+{
+	return a->start == b->start && a->octets == b->octets &&
+	    a->digest == b->digest;
+}
+
+int
+message_check(struct maildrop *drop, size_t n)
+{
+	struct message m;
+	struct stat now;
+	struct scan s;
+	ssize_t size;
+	int found = 0;
+
+	if (fstat(drop->fd, &now) == -1)
+		return -1;
+	if (is_unchanged(drop, &now))
+		return 0;
+	if (scan_begin(&s, drop->fd, drop->messages[n].start, now.st_size,
+	    CHECK_SIZE) == -1)
+		return -1;
+	s.first = false;
+	if (s.at < s.end && (size = window(&s)) > 0 &&
+	    is_from(&s, (size_t)size))
+		found = next_message(&s, &m);
+	scan_end(&s);
+	if (found == 1 && !same_message(&m, &drop->messages[n]))
+		found = 0;
+	if (found == 0)
+		errno = ESTALE;
+	return found == 1 ? 0 : -1;
+}
+
+/*
+ * Before UPDATE, under its locks: scan again and compare.  What grew behind
+ * the last message must begin with a From_ line, or a deliverer was still
+ * writing that message: it can stay, but it can't be deleted.
+ */
+static int
+check_all(struct maildrop *drop)
+{
+	struct message m;
+	struct stat now;
+	struct scan s;
+	size_t i = 0;
+	int n = -1;
+
+	if (fstat(drop->fd, &now) == -1)
+		return -1;
+	if (is_unchanged(drop, &now))
+		return 0;
+	errno = ESTALE;
+	if (now.st_size < drop->seen.st_size ||
+	    scan_begin(&s, drop->fd, 0, now.st_size, SCAN_SIZE) == -1)
+		return -1;
+	if (skip_empty_lines(&s) == 0)
+		while (i < drop->count && (n = next_message(&s, &m)) == 1) {
+			if (!same_message(&m, &drop->messages[i]) &&
+			    (i < drop->count - 1 ||
+			    (drop->messages[i].flags & MSG_DELETED) != 0 ||
+			    m.start != drop->messages[i].start))
+				break;
+			i++;
+		}
+	scan_end(&s);
+	if (i == drop->count)
+		return 0;
+	if (n != -1 || errno == EBADMSG)
+		errno = ESTALE;
+	return -1;
+}
+
+/* ---- reading a message ---- */
+
+/* Where what belongs to message n ends: with its separator. */
+static off_t
+message_end(const struct maildrop *drop, size_t n)
+{
+	return n + 1 < drop->count ? drop->messages[n + 1].start :
+	    drop->seen.st_size;
+}
+
+void
+message_begin(const struct maildrop *drop, size_t n, struct reading *r)
+{
+	const struct message *m = &drop->messages[n];
+
+	r->at = m->start + m->from;
+	r->end = message_end(drop, n);
+	if (m->flags & MSG_SEP_LF)
+		r->end -= 1;
+	if (m->flags & MSG_SEP_CRLF)
+		r->end -= 2;
+	r->header = (m->flags & MSG_PRIVATE) != 0;
+	r->line = true;
+	r->hiding = false;
+}
+
+ssize_t
+message_read(const struct maildrop *drop, struct reading *r, char *buf,
+    size_t size)
+{
+	ssize_t n;
+	size_t kept;
+
+	for (;;) {
+		if (r->at >= r->end)
+			return 0;
+		if ((off_t)size > r->end - r->at)
+			size = (size_t)(r->end - r->at);
+		if ((n = read_at(drop->fd, buf, size, r->at)) == -1)
+			return -1;
+		if ((size_t)n < size) {
+			errno = ESTALE;
+			return -1;
+		}
+		if (!r->header) {
+			r->at += n;
+			return n;
+		}
+		if ((kept = hide_private(r, buf, size)) > 0)
+			return (ssize_t)kept;
+	}
+}
+
+/*
+ * Leave private lines out of the size bytes at buf, where r is, and move r on.
+ * Stops short of a line whose name is not all there: it is read again.
+ */
+static size_t
+hide_private(struct reading *r, char *buf, size_t size)
+{
+	char *p = buf, *end = buf + size, *out = buf, *lf;
+	bool more = r->at + (off_t)size < r->end;
+	size_t n;
+
+	while (p < end) {
+		n = (size_t)(end - p);
+		if (r->header && r->line) {
+			if (more && n < PRIVATE_MAX)
+				break;
+			if (empty_line(p, n) != 0)
+				r->header = r->hiding = false;
+			else if (!is_continued(p))
+				r->hiding = is_one_of(p, n, private_lines);
+		}
+		if (r->header) {
+			lf = memchr(p, '\n', n);
+			r->line = lf != NULL;
+			if (lf != NULL)
+				n = (size_t)(lf - p) + 1;
+		}
+		if (!r->hiding) {
+			memmove(out, p, n);
+			out += n;
+		}
+		p += n;
+	}
+	r->at += p - buf;
+	return (size_t)(out - buf);
+}
+
+/* ---- unique-ids ---- */
+
+int
+maildrop_ids(struct maildrop *drop)
+{
+	struct stat now;
+	struct scan s;
+	size_t i;
+	int n = 0;
+
+	if (drop->ids != NULL || drop->count == 0 || load_ids(drop))
+		return 0;
+	drop->ids = calloc(drop->count, sizeof(*drop->ids));
+	if (drop->ids == NULL ||
+	    scan_begin(&s, drop->fd, 0, 0, IDS_SIZE) == -1)
+		return -1;
+	s.limit = drop->seen.st_size;
+	for (i = 0; n == 0 && i < drop->count; i++)
+		n = digest_message(&s, drop, i, &drop->ids[i]);
+	scan_end(&s);
+	if (n == 0 && fstat(drop->fd, &now) == 0 &&
+	    !same_times(&drop->seen, &now))
+		n = check_all(drop);	/* were these still our messages? */
+	if (n == 0)
+		n = number_twins(drop);
+	if (n == -1) {
+		free(drop->ids);
+		drop->ids = NULL;
+	}
+	return n;
+}
+
+/* Go to message n, over what need not be read. */
+static void
+scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
+{
+	off_t skipped = drop->messages[n].start - s->at;
+	struct reading r;
+
+	message_begin(drop, n, &r);
+	if (skipped >= 0 && skipped <= s->last - s->next)
+		s->next += skipped;
+	else
+		s->next = s->last = s->buf + BACK;
+	s->at = drop->messages[n].start;
+	s->end = r.end;
+}
+
+static int
+digest_message(struct scan *s, const struct maildrop *drop, size_t n,
+    struct unique_id *id)
+{
+	const struct message *m = &drop->messages[n];
+	off_t body;
+	ssize_t size;
+	int found;
+
+	scan_jump(s, drop, n);
+	found = digest_header(s, m, false);
+	if (found == 0) {
+		scan_jump(s, drop, n);
+		found = digest_header(s, m, true);
+	}
+	if (found == -1 || (size = window(s)) == -1)
+		return -1;
+	body = (off_t)htole64((uint64_t)(m->octets - s->octets));
+	digest_add(&s->digest, &body, sizeof(body));
+	if (size > BODY_IN_ID)
+		size = BODY_IN_ID;
+	/* A missing newline may come later, with the next message. */
+	if (s->at + size == s->end && size > 0 && s->next[size - 1] == '\n')
+		size--;
+	digest_add(&s->digest, s->next, (size_t)size);
+	id->digest[0] = s->digest.a;
+	id->digest[1] = s->digest.b;
+	return 0;
+}
+
+/*
+ * Digest the From_ line and the lasting header lines, or, with all, every line
+ * that is not private; count the octets.  1 if there were such lines, 0 if
+ * not, -1: trouble.
+ */
+static int
+digest_header(struct scan *s, const struct message *m, bool all)
+{
+	bool hidden = false, chosen = false;
+	ssize_t n;
+	size_t empty;
+	int found = 0;
+
+	memset(&s->digest, 0, sizeof(s->digest));
+	if (take_line(s, false, true) == -1)
+		return -1;
+	s->octets = 0;
+	while ((n = window(s)) > 0) {
+		if ((empty = empty_line(s->next, (size_t)n)) != 0) {
+			s->octets += 2;
+			consume(s, empty);
+			break;
+		}
+		if (!is_continued(s->next)) {
+			hidden = (m->flags & MSG_PRIVATE) != 0 &&
+			    is_one_of(s->next, (size_t)n, private_lines);
+			chosen = all ? !hidden :
+			    is_one_of(s->next, (size_t)n, lasting_lines);
+		}
+		if (chosen)
+			found = 1;
+		if (take_line(s, !hidden, chosen) == -1)
+			return -1;
+	}
+	return n == -1 ? -1 : found;
+}
+
+/* Of identical messages the second is -2, the third -3: by a hash table. */
+static int
+number_twins(struct maildrop *drop)
+{
+	struct unique_id *id, *other;
+	size_t size = 2, i, at;
+	uint32_t *table;	/* the latest message with a digest, from 1 */
+
+	while (size < 2 * drop->count)
+		size *= 2;
+	if (drop->count > UINT32_MAX / 2 ||
+	    (table = calloc(size, sizeof(*table))) == NULL)
+		return -1;
+	for (i = 0; i < drop->count; i++) {
+		id = &drop->ids[i];
+		id->twin = 1;
+		for (at = id->digest[0] & (size - 1); table[at] != 0;
+		    at = (at + 1) & (size - 1)) {
+			other = &drop->ids[table[at] - 1];
+			if (other->digest[0] == id->digest[0] &&
+			    other->digest[1] == id->digest[1]) {
+				id->twin = other->twin + 1;
+				break;
+			}
+		}
+		table[at] = (uint32_t)i + 1;
+	}
+	free(table);
+	return 0;
+}
+
+void
+unique_id(const struct maildrop *drop, size_t n, char *text)
+{
+	const struct unique_id *id = &drop->ids[n];
+	int length;
+
+	length = snprintf(text, UNIQUE_ID_SIZE, "%016llx%016llx",
+	    (unsigned long long)id->digest[0],
+	    (unsigned long long)id->digest[1]);
+	if (id->twin > 1)
+		snprintf(text + length, UNIQUE_ID_SIZE - (size_t)length,
+		    "-%lu", (unsigned long)id->twin);
+}
+
+/* ---- the index ---- */
+
+/*
+ * What the scan found, kept in the data area of the side file while no UPDATE
+ * uses it.  It counts only if the mailbox has not changed at all since, and
+ * had not just changed then; and if every bit of it is as it was written.  In
+ * doubt there is a scan.
+ */
+
+static struct digest
+digest_of(const void *data, size_t size)
+{
+	struct digest d = { 1, 1 };
+
+	digest_add(&d, data, size);
+	return d;
+}
+
+static bool
+same_digest(struct digest a, struct digest b)
+{
+	return a.a == b.a && a.b == b.b;
+}
+
+static void
+index_stamp(struct index *x, const struct stat *st)
+{
+	memset(x, 0, sizeof(*x));
+	x->magic = INDEX_MAGIC;
+	x->device = st->st_dev;
+	x->inode = st->st_ino;
+	x->size = st->st_size;
+	x->mtime[0] = st->st_mtim.tv_sec;
+	x->mtime[1] = st->st_mtim.tv_nsec;
+	x->ctime[0] = st->st_ctim.tv_sec;
+	x->ctime[1] = st->st_ctim.tv_nsec;
+}
+
+/* Bytes of the messages in an index; their unique-ids follow. */
+static size_t
+index_size(uint64_t count)
+{
+	return (size_t)count * sizeof(struct message);
+}
+
+static bool
+read_index(const struct maildrop *drop, struct index *x)
+{
+	struct digest self;
+	struct index now;
+
+	if (drop->side == -1 || read_at(drop->side, x, sizeof(*x),
+	    SIDE_DATA) != sizeof(*x))
+		return false;
+	self = digest_of(x, offsetof(struct index, self));
+	index_stamp(&now, &drop->seen);
+	return same_digest(self, x->self) &&
+	    memcmp(x, &now, offsetof(struct index, count)) == 0 &&
+	    x->count <= DATA_AREA_MAX / sizeof(struct message);
+}
+
+static bool
+load_index(struct maildrop *drop, const struct stat *st)
+{
+	struct message *messages;
+	struct index x;
+	size_t size;
+
+	if (st->st_size < INDEX_MIN || !read_index(drop, &x))
+		return false;
+	size = index_size(x.count);
+	if ((messages = malloc(size + 1)) == NULL)
+		return false;
+	drop->messages = messages;
+	drop->count = (size_t)x.count;
+	if (read_at(drop->side, messages, size, SIDE_DATA + sizeof(x)) ==
+	    (ssize_t)size &&
+	    same_digest(digest_of(messages, size), x.messages) &&
+	    is_plausible(drop, st->st_size))
+		return drop->indexed = true;
+	free(messages);
+	drop->messages = NULL;
+	drop->count = 0;
+	return false;
+}
+
+/* Whoever wrote it: every message lies in the mailbox, in order. */
+static bool
+is_plausible(const struct maildrop *drop, off_t size)
+{
+	const struct message *m;
+	off_t end;
+	size_t i;
+
+	for (i = 0; i < drop->count; i++) {
+		m = &drop->messages[i];
+		end = i + 1 < drop->count ? m[1].start : size;
+		if (m->start < 0 || end > size || m->octets < 0 ||
+		    m->start + m->from + 2 > end + 2 ||
+		    (m->flags & MSG_DELETED) != 0)
+			return false;
+	}
+	return true;
+}
+
+static bool
+load_ids(struct maildrop *drop)
+{
+	struct unique_id *ids;
+	struct index x;
+	size_t size;
+
+	if (!drop->indexed || !read_index(drop, &x) ||
+	    x.count != drop->count || (x.ids.a == 0 && x.ids.b == 0))
+		return false;
+	size = drop->count * sizeof(*ids);
+	if ((ids = malloc(size)) == NULL)
+		return false;
+	if (read_at(drop->side, ids, size, (off_t)(SIDE_DATA + sizeof(x) +
+	    index_size(x.count))) != (ssize_t)size ||
+	    !same_digest(digest_of(ids, size), x.ids)) {
+		free(ids);
+		return false;
+	}
+	drop->ids = ids;
+	return drop->ids_indexed = true;
+}
+
+void
+maildrop_index(struct maildrop *drop)
+{
+	size_t size = index_size(drop->count), i;
+	size_t ids = drop->ids == NULL ? 0 :
+	    drop->count * sizeof(*drop->ids);
+	struct index x;
+	struct stat now;
+
+	if (!drop->writable || !drop->settled || drop->fd == -1 ||
+	    drop->seen.st_size < INDEX_MIN ||
+	    (drop->indexed && (ids == 0 || drop->ids_indexed)) ||
+	    sizeof(x) + size + ids > DATA_AREA_MAX ||
+	    fstat(drop->fd, &now) == -1 || !is_unchanged(drop, &now))
+		return;
+	for (i = 0; i < drop->count; i++)
+		drop->messages[i].flags &= (uint16_t)~MSG_DELETED;
+	index_stamp(&x, &drop->seen);
+	x.count = drop->count;
+	x.messages = digest_of(drop->messages, size);
+	if (ids != 0)
+		x.ids = digest_of(drop->ids, ids);
+	x.self = digest_of(&x, offsetof(struct index, self));
+	if (write_at(drop->side, drop->messages, size,
+	    SIDE_DATA + sizeof(x)) == -1 ||
+	    write_at(drop->side, drop->ids, ids,
+	    (off_t)(SIDE_DATA + sizeof(x) + size)) == -1 ||
+	    write_at(drop->side, &x, sizeof(x), SIDE_DATA) == -1)
+		(void)cut_to(drop->side, SIDE_DATA);
+}
+
+/* ---- UPDATE ---- */
+
+/*
+ * The mailbox keeps its inode: a deliverer that waits for it with fcntl would
+ * else append to a file without a name.  So the live bytes behind the first
+ * deleted message are moved down in place, and before every step the side file
+ * says how far it went.  A record is written to the slot that the one before
+ * is not in, and is made durable before what it speaks of begins; the valid one
+ * with the highest sequence counts, a torn one fails its checksum.
+ *
+ *	IDLE	Nothing is under way.
+ *	HOLE	Bytes [w, r) of the mailbox are dead, all others are live or,
+ *		from r on, deleted messages not yet reached.  If n > 0 the data
+ *		area holds the n live bytes of [r, next): put at w, they leave
+ *		the hole [w + n, next).
+ *	CUT	Everything from w on is dead, [w, r) begins with the mark, and
+ *		the mailbox is about to be cut to w.
+ *
+ * A step moves the live bytes of many messages.  If they fit in the hole they
+ * overwrite nothing that lives: copy, fsync, new record.  If not, the copy
+ * would overwrite its own source, so they go to the data area first: fsync, a
+ * record with n, then the mailbox: fsync, new record.  Whichever record a crash
+ * leaves, the bytes that it calls live are there: the step can be done again.
+ *
+ * At the end the mark, a nonce that no deliverer appends, is written into the
+ * hole, and only then CUT.  Whoever finds CUT later and the mark gone knows
+ * that the mailbox was cut, and that what follows w is new mail; if the mark is
+ * there it was not, and what follows r is new mail.
+ *
+ * Recovery is the same loop from the record on.  It first makes sure that the
+ * mailbox is still the one in the record: inode, size, and the bytes around the
+ * hole that no step touches.  If another program rewrote it, it is left alone,
+ * and the side file, with the bytes on their way, is set aside.
+ *
+ * The order of writes and fsyncs was checked by a model at every crash point.
+ */
+
+static bool
+is_deleted(const struct maildrop *drop)
+{
+	size_t i;
+
+	for (i = 0; i < drop->count; i++)
+		if (drop->messages[i].flags & MSG_DELETED)
+			return true;
+	return false;
+}
+
+int
+maildrop_update(struct maildrop *drop)
+{
+	int n;
+
+	if (!is_deleted(drop))
+		return 0;
+	if (!drop->writable)
+		return fail(drop, EROFS, "the maildrop cannot be written");
+	if (lock(drop, true) == -1)
+		return -1;
+	if (check_all(drop) == -1)
+		n = fail(drop, errno, "mailbox was changed by another "
+		    "program");
+	else
+		n = update(drop);
+	unlock(drop);
+	return n;
+}
+
+/* Under all locks, the messages being where the scan found them. */
+static int
+update(struct maildrop *drop)
+{
+	struct update u = { .drop = drop };
+	struct stat st, side;
+	off_t w, r;
+
+	if (fstat(drop->fd, &st) == -1 || fstat(drop->side, &side) == -1)
+		return fail(drop, errno, "cannot look at the files");
+	w = next_dead(&u, st.st_size);
+	r = skip_dead(&u, w, st.st_size);
+	if (r == st.st_size) {	/* nothing to keep behind: atomic by itself */
+		if (cut_to(drop->fd, w) == -1 || synced(drop->fd) == -1)
+			return fail(drop, errno, "cannot cut the mailbox");
+		return 0;
+	}
+	if (side.st_nlink != 1)
+		return fail(drop, ESTALE, "the side file was removed");
+	if (latest(drop, &u.rec) == -1)
+		return fail(drop, errno, "cannot read the side file");
+	arc4random_buf(u.rec.mark, sizeof(u.rec.mark));
+	if (reserve(&u, st.st_size) == -1 ||
+	    count_steps(u, w, r, st.st_size) == -1)
+		return -1;
+	if (put_record(&u, HOLE, w, r, 0, 0) == -1 ||
+	    close_hole(&u, w, r) == -1)
+		return fail(drop, errno, "UPDATE: %s", strerror(errno));
+	return 0;
+}
+
+/* The latest valid record, or one that says IDLE. */
+static int
+latest(const struct maildrop *drop, struct record *rec)
+{
+	struct record slot;
+	int i;
+
+	memset(rec, 0, sizeof(*rec));
+	for (i = 0; drop->side != -1 && i < 2; i++) {
+		memset(&slot, 0, sizeof(slot));
+		if (read_at(drop->side, &slot, sizeof(slot),
+		    i * SIDE_SLOTS) == -1)
+			return -1;
+		if (slot.magic == RECORD_MAGIC &&
+		    slot.self == self_sum(&slot) &&
+		    slot.sequence > rec->sequence)
+			*rec = slot;
+	}
+	return 0;
+}
+
+static int
+put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
+    off_t next)
+{
+	struct record *rec = &u->rec;
+	struct maildrop *drop = u->drop;
+	char slot[512] = { 0 };
+	struct stat st;
+
+	if (fstat(drop->fd, &st) == -1)
+		return -1;
+	rec->magic = RECORD_MAGIC;
+	rec->sequence++;
+	rec->state = state;
+	rec->w = w;
+	rec->r = r;
+	rec->n = n;
+	rec->next = next;
+	rec->device = st.st_dev;
+	rec->inode = st.st_ino;
+	rec->size = st.st_size;
+	if (sums(drop, rec) == -1)
+		return -1;
+	rec->self = self_sum(rec);
+	memcpy(slot, rec, sizeof(*rec));
+	if (write_at(drop->side, slot, sizeof(slot),
+	    (off_t)(rec->sequence % 2) * SIDE_SLOTS) == -1)
+		return -1;
+	return synced(drop->side);
+}
+
+/* Of what no step will touch: in front of w, and from r or next on. */
+static int
+sums(const struct maildrop *drop, struct record *rec)
+{
+	off_t from = rec->n > 0 ? rec->next : rec->r, to = from + SUMMED;
+
+	if (to > rec->size)
+		to = rec->size;
+	if (sum(drop->fd, rec->w > SUMMED ? rec->w - SUMMED : 0, rec->w,
+	    &rec->behind) == -1)
+		return -1;
+	return sum(drop->fd, from, to, &rec->ahead);
+}
+
+static int
+sum(int fd, off_t from, off_t to, uint64_t *result)
+{
+	char buf[SUMMED];
+	ssize_t n = 0;
+
+	if (to > from && (n = read_at(fd, buf, (size_t)(to - from),
+	    from)) == -1)
+		return -1;
+	*result = digest_of(buf, (size_t)n).a;
+	return 0;
+}
+
+static uint64_t
+self_sum(const struct record *rec)
+{
+	return digest_of(rec, offsetof(struct record, self)).a;
+}
+
+/* Where the next deleted message begins, or size. */
+static off_t
+next_dead(struct update *u, off_t size)
+{
+	const struct maildrop *drop = u->drop;
+
+	while (u->dead < drop->count &&
+	    (drop->messages[u->dead].flags & MSG_DELETED) == 0)
+		u->dead++;
+	return u->dead < drop->count ? drop->messages[u->dead].start : size;
+}
+
+/* The first live byte from r on, over deleted messages that begin there. */
+static off_t
+skip_dead(struct update *u, off_t r, off_t size)
+{
+	while (r < size && next_dead(u, size) == r)
+		r = message_end(u->drop, u->dead++);
+	return r;
+}
+
+/*
+ * Gather the live bytes from *r on, limit at most: copy them to offset at of
+ * fd, unless that is -1.  *n says how many, *r where the next step begins.
+ */
+static int
+take(struct update *u, off_t *r, off_t size, off_t limit, int fd, off_t at,
+    off_t *n)
+{
+	off_t end;
+
+	*n = 0;
+	while (*r < size && *n < limit) {
+		end = next_dead(u, size);
+		if (end > *r + limit - *n)
+			end = *r + limit - *n;
+		if (fd != -1 && copy(u->drop, u->drop->fd, *r, fd, at + *n,
+		    end - *r) == -1)
+			return -1;
+		*n += end - *r;
+		*r = skip_dead(u, end, size);
+	}
+	return 0;
+}
+
+static int
+copy(struct maildrop *drop, int from_fd, off_t from, int to_fd, off_t to,
+    off_t size)
+{
+	size_t n;
+	ssize_t got;
+	char *buf;
+	int result = 0;
+
+	if ((buf = malloc(COPY_SIZE)) == NULL)
+		return -1;
+	while (size > 0 && result == 0) {
+		n = size < COPY_SIZE ? (size_t)size : COPY_SIZE;
+		got = read_at(from_fd, buf, n, from);
+		if (got != (ssize_t)n) {
+			if (got != -1)
+				errno = EIO;	/* it is shorter than it was */
+			result = -1;
+		} else
+			result = write_at(to_fd, buf, n, to);
+		from += (off_t)n;
+		to += (off_t)n;
+		size -= (off_t)n;
+		touch_dotlock(drop);
+	}
+	free(buf);
+	return result;
+}
+
+/*
+ * Have as much data area as there is to move, DATA_AREA_MAX at most; as much
+ * as there is room for; none if all fits in the hole, or nothing is left.
+ */
+static int
+reserve(struct update *u, off_t size)
+{
+	struct maildrop *drop = u->drop;
+	struct rlimit limit;
+	off_t most = DATA_AREA_MAX;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
+	    limit.rlim_cur != RLIM_INFINITY &&
+	    ((off_t)limit.rlim_cur < size ||
+	    (off_t)limit.rlim_cur < SIDE_DATA))
+		return fail(drop, EFBIG, "file size limit below the mailbox");
+	if (most > size)
+		most = size;
+	for (; most >= SIDE_SLOTS; most /= 2)
+		if (posix_fallocate(drop->side, SIDE_DATA, most) == 0)
+			break;
+	u->room = most >= SIDE_SLOTS ? most : 0;
+	return 0;
+}
+
+/* Whether UPDATE would end: works on a copy, and moves nothing. */
+static int
+count_steps(struct update u, off_t w, off_t r, off_t size)
+{
+	off_t n;
+	int steps;
+
+	for (steps = 0; r < size; steps++) {
+		if (steps == STEPS_MAX)
+			return fail(u.drop, ENOSPC, "too little room to "
+			    "delete so little");
+		take(&u, &r, size, r - w > u.room ? r - w : u.room, -1, 0, &n);
+		w += n;
+	}
+	return 0;
+}
+
+static int
+close_hole(struct update *u, off_t w, off_t r)
+{
+	struct maildrop *drop = u->drop;
+	struct stat st;
+	size_t mark;
+
+	for (;;) {
+		if (fstat(drop->fd, &st) == -1)
+			return -1;
+		if (r >= st.st_size)
+			break;
+		if (step(u, &w, &r, st.st_size) == -1)
+			return -1;
+	}
+	mark = r - w < MARK_SIZE ? (size_t)(r - w) : MARK_SIZE;
+	if (write_at(drop->fd, u->rec.mark, mark, w) == -1 ||
+	    synced(drop->fd) == -1 ||
+	    put_record(u, CUT, w, r, 0, 0) == -1 ||
+	    cut_to(drop->fd, w) == -1)
+		return -1;
+	return finish(u);
+}
+
+/* Move what the hole or the data area can take. */
+static int
+step(struct update *u, off_t *w, off_t *r, off_t size)
+{
+	struct maildrop *drop = u->drop;
+	struct update ahead = *u;
+	off_t limit = *r - *w > u->room ? *r - *w : u->room, next = *r, n;
+
+	take(&ahead, &next, size, limit, -1, 0, &n);
+	next = *r;
+	if (n > *r - *w) {
+		if (take(u, &next, size, limit, drop->side, SIDE_DATA,
+		    &n) == -1 || synced(drop->side) == -1 ||
+		    put_record(u, HOLE, *w, *r, n, next) == -1)
+			return -1;
+		return move_saved(u, w, r);
+	}
+	if (take(u, &next, size, limit, drop->fd, *w, &n) == -1 ||
+	    synced(drop->fd) == -1)
+		return -1;
+	*w += n;
+	*r = next;
+	return put_record(u, HOLE, *w, *r, 0, 0);
+}
+
+/* Put what the data area holds into the mailbox, as the record says. */
+static int
+move_saved(struct update *u, off_t *w, off_t *r)
+{
+	struct maildrop *drop = u->drop;
+	off_t n = u->rec.n;
+
+	if (copy(drop, drop->side, SIDE_DATA, drop->fd, u->rec.w, n) == -1 ||
+	    synced(drop->fd) == -1)
+		return -1;
+	*w = u->rec.w + n;
+	*r = u->rec.next;
+	return put_record(u, HOLE, *w, *r, 0, 0);
+}
+
+static int
+finish(struct update *u)
+{
+	if (synced(u->drop->fd) == -1 ||
+	    put_record(u, IDLE, 0, 0, 0, 0) == -1)
+		return -1;
+	(void)cut_to(u->drop->side, SIDE_DATA);	/* give the room back */
+	return 0;
+}
+
+/* ---- recovery ---- */
+
+/* At login, under all locks, before the scan. */
+static int
+recover(struct maildrop *drop, const struct record *rec)
+{
+	struct update u = { .drop = drop, .rec = *rec };
+	off_t w = rec->w, r = rec->r;
+	struct stat st;
+	int n;
+
+	n = matches(drop, rec);
+	if (n == 0)
+		return set_side_aside(drop);
+	if (n == -1 || fstat(drop->fd, &st) == -1)
+		return fail(drop, errno, "recovery: %s", strerror(errno));
+	if (rec->state == CUT)
+		n = recover_cut(&u);
+	else if (rec->n > 0)
+		n = move_saved(&u, &w, &r);
+	if (n == -1 || (u.rec.state != IDLE &&
+	    (reserve(&u, st.st_size) == -1 || close_hole(&u, w, r) == -1)))
+		return fail(drop, errno, "recovery: %s", strerror(errno));
+	return 0;
+}
+
+/* If the mark is gone so is all behind w, and what is there now is new. */
+static int
+recover_cut(struct update *u)
+{
+	const struct record *rec = &u->rec;
+	struct maildrop *drop = u->drop;
+	char now[MARK_SIZE];
+	struct stat st;
+	size_t mark = MARK_SIZE;
+
+	if (rec->r - rec->w < MARK_SIZE)
+		mark = (size_t)(rec->r - rec->w);
+	if (fstat(drop->fd, &st) == -1 ||
+	    read_at(drop->fd, now, mark, rec->w) == -1)
+		return -1;
+	if (st.st_size < rec->r || memcmp(now, rec->mark, mark) != 0)
+		return finish(u);
+	return put_record(u, HOLE, rec->w, rec->r, 0, 0);
+}
+
+/* Whether the mailbox is the one in the record: 1, 0, or -1 with errno. */
+static int
+matches(const struct maildrop *drop, const struct record *rec)
+{
+	struct record now = *rec;
+	struct stat st;
+
+	if (drop->fd == -1)
+		return 0;
+	if (fstat(drop->fd, &st) == -1)
+		return -1;
+	if (st.st_dev != rec->device || st.st_ino != rec->inode ||
+	    rec->w < 0 || rec->w > rec->r || rec->r > rec->size ||
+	    rec->n < 0 || rec->n > DATA_AREA_MAX ||
+	    (rec->n > 0 && (rec->next < rec->r + rec->n ||
+	    rec->next > rec->size)) ||
+	    st.st_size < (rec->state == CUT ? rec->w : rec->size))
+		return 0;
+	if (sums(drop, &now) == -1)
+		return -1;
+	if (rec->state == CUT)		/* what is from r on is new mail */
+		now.ahead = rec->ahead;
+	return now.behind == rec->behind && now.ahead == rec->ahead;
+}
+
+/*
+ * Another program rewrote a half-done mailbox: leave it alone.  The side file
+ * goes aside with the last bytes that were on their way, a new one begins.
+ */
+static int
+set_side_aside(struct maildrop *drop)
+{
+	char aside[sizeof(drop->side_name) + 30], when[20];
+	time_t now = time(NULL);
+	int old = drop->side, n;
+
+	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", gmtime(&now));
+	snprintf(aside, sizeof(aside), "%s.saved-%s", drop->side_name, when);
+	with_spool_gid(drop);
+	n = faccessat(drop->dir, aside, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? -1 :
+	    renameat(drop->dir, drop->side_name, drop->dir, aside);
+	without_spool_gid(drop);
+	if (n == -1)
+		return fail(drop, errno, "cannot set the side file aside");
+	if (create_side(drop) == -1 || session_lock(drop) == -1) {
+		drop->side = old;
+		return fail(drop, errno, "cannot make a new side file");
+	}
+	close(old);
+	snprintf(drop->why, sizeof(drop->why), "mailbox was changed by another "
+	    "program after an UPDATE was cut short; the side file is kept as "
+	    "%.100s", aside);
+	return 0;
+}
+
+void
+maildrop_close(struct maildrop *drop)
+{
+	unlock(drop);
+	if (names(drop, drop->hitch_name, drop->hitch)) {
+		with_spool_gid(drop);
+		unlinkat(drop->dir, drop->hitch_name, 0);
+		without_spool_gid(drop);
+	}
+	close(drop->hitch);
+	close(drop->fd);
+	close(drop->side);	/* and the session lock goes with it */
+	close(drop->dir);
+	drop->hitch = drop->fd = drop->side = drop->dir = -1;
+}
