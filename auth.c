@@ -287,6 +287,7 @@ restrict_names(int dir)
 		/* All of ABI 1: what is in no rule is denied. */
 		.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1
 	};
+	const uint64_t truncate_right = 1 << 14;	/* since ABI 3 */
 	struct landlock_path_beneath_attr in_dir = {
 		.allowed_access = LANDLOCK_ACCESS_FS_MAKE_REG |
 		    LANDLOCK_ACCESS_FS_REMOVE_FILE,
@@ -295,6 +296,9 @@ restrict_names(int dir)
 	const char *why = NULL;
 	int rules;
 
+	if (syscall(SYS_landlock_create_ruleset, NULL, 0,
+	    LANDLOCK_CREATE_RULESET_VERSION) >= 3)
+		rights.handled_access_fs |= truncate_right;
 	rules = (int)syscall(SYS_landlock_create_ruleset, &rights,
 	    sizeof(rights), 0);
 	if (rules == -1)

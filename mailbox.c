@@ -41,10 +41,12 @@
 #include "pop3d.h"
 
 #define KIB		1024
-#define SCAN_SIZE	(256 * KIB)	/* bytes that the scan reads at once */
+#define PAGE		(4 * KIB)
+#define SCAN_SIZE	(128 * KIB)	/* bytes that the scan reads at once */
 #define CHECK_SIZE	(16 * KIB)	/* the same, for a single message */
 #define IDS_SIZE	(4 * KIB)	/* and for unique-ids */
 #define COPY_SIZE	(256 * KIB)
+#define ROW		128		/* bytes that the scan counts at once */
 #define LOOK		KIB		/* bytes that tell what a line is */
 #define BACK		4		/* bytes kept before the current one */
 #define BODY_IN_ID	KIB		/* bytes of the body in a unique-id */
@@ -87,6 +89,7 @@ struct scan {
 	const char	*next;	/* unread bytes are [next, last) */
 	char		*last;
 	bool		 first;	/* the next message is the mailbox's first */
+	bool		 bare;	/* the From_ line needs an empty one before */
 	bool		 hiding;	/* the last header line is private */
 	off_t		 octets;
 	unsigned int	 pseudo;
@@ -161,14 +164,15 @@ static time_t	 seconds(void);
 static int	 date_of(const char *, const char *);
 static int	 scan_begin(struct scan *, int, off_t, off_t, size_t);
 static ssize_t	 window(struct scan *);
+static ssize_t	 read_more(struct scan *);
 static int	 skip_empty_lines(struct scan *);
-static bool	 is_from(const struct scan *, size_t);
+static bool	 is_from(struct scan *, size_t);
 static size_t	 empty_line(const char *, size_t);
 static size_t	 empty_line_before(const char *);
 static bool	 is_one_of(const char *, size_t, const char *const *);
 static int	 take_line(struct scan *, bool, bool);
 static void	 skip_body(struct scan *);
-static off_t	 block(const char *, bool *);
+static int	 row(const char *, bool *);
 static int	 next_message(struct scan *, struct message *);
 static int	 take_message(struct scan *, struct message *);
 static int	 take_header(struct scan *, struct message *);
@@ -181,6 +185,7 @@ static bool	 same_times(const struct stat *, const struct stat *);
 static int	 check_all(struct maildrop *);
 static bool	 same_message(const struct message *, const struct message *);
 static off_t	 message_end(const struct maildrop *, size_t);
+static off_t	 separator(const struct message *);
 static size_t	 hide_private(struct reading *, char *, size_t);
 static int	 digest_message(struct scan *, const struct maildrop *, size_t,
 		    struct unique_id *);
@@ -290,29 +295,30 @@ cut_to(int fd, off_t size)
 /*
  * 128 bits that tell apart what was not made to be confused: headers, records,
  * mails.  Two lanes of multiplications, because MD5 would cost more than all
- * the rest of a UIDL.  The size of each piece counts.
+ * the rest of a scan.  The size of each piece counts.
  */
 static void
 digest_add(struct digest *d, const void *data, size_t size)
 {
-	uint64_t a = d->a ^ size, b = d->b + size, word;
-	const char *p = data;
+	uint64_t a = d->b ^ size, b = d->a, word[2] = { 0, 0 };
+	const char *p = data, *end = p + size;
 
-	for (;;) {
-		word = 0;
-		memcpy(&word, p, size < 8 ? size : 8);
-		word = le64toh(word);
-		a = (a ^ word) * 0x9e3779b97f4a7c15ULL;
+	while (p < end) {
+		if (size < sizeof(word))
+			memcpy(word, p, size);
+		else {		/* the last ones may count twice */
+			if (end - p < (ptrdiff_t)sizeof(word))
+				p = end - sizeof(word);
+			memcpy(word, p, sizeof(word));
+		}
+		a = (a ^ le64toh(word[0])) * 0x9e3779b97f4a7c15ULL;
 		a ^= a >> 32;
-		b = (b + word) * 0xc2b2ae3d27d4eb4fULL;
+		b = (b ^ le64toh(word[1])) * 0xc2b2ae3d27d4eb4fULL;
 		b ^= b >> 29;
-		if (size <= 8)
-			break;
-		p += 8;
-		size -= 8;
+		p += sizeof(word);
 	}
 	d->a = a;
-	d->b = b;
+	d->b = b + a;
 }
 
 static time_t
@@ -464,8 +470,8 @@ with_spool_gid(const struct maildrop *drop)
 {
 	int error = errno;
 
-	if (drop->spool != getgid())
-		(void)setegid(drop->spool);	/* what needs it will fail */
+	if (drop->spool != getgid() && setegid(drop->spool) == -1)
+		abort();
 	errno = error;
 }
 
@@ -738,10 +744,10 @@ set_dotlock_aside(struct maildrop *drop, const struct stat *judged)
 	n = renameat(drop->dir, drop->lock_name, drop->dir, aside);
 	if (n == 0 && fstatat(drop->dir, aside, &st,
 	    AT_SYMLINK_NOFOLLOW) == 0) {
-		if (!same_file(&st, judged) || st.st_mtime != judged->st_mtime)
-			(void)linkat(drop->dir, aside, drop->dir,
-			    drop->lock_name, 0);
-		unlinkat(drop->dir, aside, 0);
+		if ((same_file(&st, judged) &&
+		    st.st_mtime == judged->st_mtime) ||
+		    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0)
+			unlinkat(drop->dir, aside, 0);
 	}
 	without_spool_gid(drop);
 	return n;
@@ -798,14 +804,11 @@ word(const char **p, const char *end, const char **w)
 static bool
 like(const char *w, size_t n, const char *form)
 {
-	size_t i;
-
-	if (n != strlen(form))
-		return false;
-	for (i = 0; i < n; i++)
-		if (form[i] == '0' ? w[i] < '0' || w[i] > '9' : w[i] != form[i])
+	for (; n > 0; n--, w++, form++)
+		if (*form == '\0' ||
+		    (*form == '0' ? *w < '0' || *w > '9' : *w != *form))
 			return false;
-	return true;
+	return *form == '\0';
 }
 
 /* One of the three-letter names in list. */
@@ -813,7 +816,7 @@ static bool
 named(const char *w, size_t n, const char *list)
 {
 	for (; n == 3 && *list != '\0'; list += 3)
-		if (strncmp(w, list, 3) == 0)
+		if (memcmp(w, list, 3) == 0)
 			return true;
 	return false;
 }
@@ -870,7 +873,7 @@ date_of(const char *p, const char *end)
 
 /* Whether a message begins at the unread bytes, of which there are n. */
 static bool
-is_from(const struct scan *s, size_t n)
+is_from(struct scan *s, size_t n)
 {
 	const char *p = s->next, *end, *w;
 	int date = NO_DATE;
@@ -892,6 +895,7 @@ is_from(const struct scan *s, size_t n)
 		date = date_of(p, end);
 		word(&p, end, &w);
 	}
+	s->bare = date == DATE;
 	return date == COMPLETE_DATE ||
 	    (date == DATE && empty_line_before(s->next) != 0);
 }
@@ -959,10 +963,10 @@ scan_begin(struct scan *s, int fd, off_t at, off_t end, size_t size)
 	s->at = at;
 	s->end = s->limit = end;
 	s->size = size;
-	if ((s->buf = malloc(size)) == NULL)
+	if ((s->buf = aligned_alloc(PAGE, PAGE + size)) == NULL)
 		return -1;
-	memset(s->buf, '\n', BACK);
-	s->next = s->last = s->buf + BACK;
+	s->next = s->last = s->buf + PAGE;
+	memset(s->buf + PAGE - BACK, '\n', BACK);
 	s->first = at == 0;
 	return 0;
 }
@@ -980,26 +984,34 @@ scan_end(struct scan *s)
 static ssize_t
 window(struct scan *s)
 {
-	off_t have = s->last - s->next, left = s->end - s->at, want;
+	off_t have = s->last - s->next, left = s->end - s->at;
+
+	if (have < LOOK && have < left && (have = read_more(s)) == -1)
+		return -1;
+	return have < left ? have : left;
+}
+
+/* Reads are aligned, what is left unread goes in front: copies are cheaper. */
+static ssize_t
+read_more(struct scan *s)
+{
+	off_t have = s->last - s->next, want = s->limit - s->at - have;
+	char *begin = s->buf + PAGE;
 	ssize_t n;
 
-	if (have >= LOOK || have >= left)
-		return have < left ? have : left;
-	memmove(s->buf, s->next - BACK, (size_t)have + BACK);
-	s->next = s->buf + BACK;
-	s->last = s->buf + BACK + have;
-	want = (off_t)s->size - BACK - have;
-	if (want > s->limit - s->at - have)
-		want = s->limit - s->at - have;
-	n = read_at(s->fd, s->last, (size_t)want, s->at + have);
+	memmove(begin - have - BACK, s->next - BACK, (size_t)have + BACK);
+	s->next = begin - have;
+	s->last = begin;
+	if (want > (off_t)s->size)
+		want = (off_t)s->size;
+	n = read_at(s->fd, begin, (size_t)want, s->at + have);
 	if (n != want) {
 		if (n != -1)
 			errno = ESTALE;	/* it shrank under our feet */
 		return -1;
 	}
-	have += n;
 	s->last += n;
-	return have < left ? have : left;
+	return have + n;
 }
 
 static void
@@ -1044,19 +1056,19 @@ static void
 skip_body(struct scan *s)
 {
 	const char *p = s->next, *end = s->last, *stop, *lf;
-	bool from;
-	off_t octets;
+	bool odd;
+	int lines;
 
 	while (p < end) {
-		if (end - p >= KIB + BACK) {
-			octets = block(p, &from);
-			if (!from) {
-				s->octets += octets;
-				p += KIB;
+		if (end - p >= ROW + BACK) {
+			lines = row(p, &odd);
+			if (!odd) {
+				s->octets += ROW + lines;
+				p += ROW;
 				continue;
 			}
 		}
-		stop = end - p > KIB ? p + KIB : end;
+		stop = end - p > ROW ? p + ROW : end;
 		while (p < stop) {
 			lf = memchr(p, '\n', (size_t)(stop - p));
 			if (lf == NULL) {
@@ -1075,34 +1087,23 @@ out:
 }
 
 /*
- * The octets of the KiB at p, and whether in it a line may end before "From ".
- * Rows of 64, all in step, so that a compiler makes vectors of them.
+ * How many LFs are in the ROW bytes at p, and whether one is part of a CRLF or
+ * may be in front of "From ": then memchr() goes through them.  A plain loop of
+ * constant length, for a compiler to make vectors of; a byte counts to ROW.
  */
-static off_t
-block(const char *p, bool *from)
+static int
+row(const char *p, bool *odd)
 {
-	uint8_t lf[64] = { 0 }, fr[64] = { 0 }, cr[64] = { 0 };
-	unsigned int lines = 0, froms = 0, crs = 0;
-	const char *row;
+	uint8_t lines = 0, any = 0;
 	int i;
 
-	for (row = p; row < p + KIB; row += 64)
-		for (i = 0; i < 64; i++) {
-			lf[i] = (uint8_t)(lf[i] + (row[i] == '\n'));
-			fr[i] |= (uint8_t)((row[i] == '\n') &
-			    (row[i + 1] == 'F') & (row[i + 2] == 'r'));
-			cr[i] |= (uint8_t)(row[i] == '\r');
-		}
-	for (i = 0; i < 64; i++) {
-		lines += lf[i];
-		froms |= fr[i];
-		crs |= cr[i];
+	for (i = 0; i < ROW; i++) {
+		lines = (uint8_t)(lines + (p[i] == '\n'));
+		any |= (uint8_t)((p[i] == '\n') & ((p[i - 1] == '\r') |
+		    ((p[i + 1] == 'F') & (p[i + 2] == 'r'))));
 	}
-	if (crs != 0)
-		for (i = 0; i < KIB; i++)
-			lines -= p[i] == '\n' && p[i - 1] == '\r';
-	*from = froms != 0;
-	return KIB + (off_t)lines;
+	*odd = any != 0;
+	return lines;
 }
 
 /* Empty lines in front of the first message are no part of any. */
@@ -1150,6 +1151,7 @@ take_message(struct scan *s, struct message *m)
 	memset(m, 0, sizeof(*m));
 	memset(&s->digest, 0, sizeof(s->digest));
 	m->start = s->at;
+	m->flags = s->bare ? MSG_BARE : 0;
 	s->octets = 0;
 	s->pseudo = 0;
 	if (take_line(s, false, true) == -1 || take_header(s, m) == -1)
@@ -1174,6 +1176,7 @@ take_header(struct scan *s, struct message *m)
 		if ((empty = empty_line(s->next, (size_t)n)) != 0) {
 			s->octets += 2;
 			consume(s, empty);
+			s->hiding = false;
 			return 0;
 		}
 		if (!is_continued(s->next))
@@ -1223,7 +1226,7 @@ end_message(struct scan *s, struct message *m)
 			s->octets += 2;
 	}
 	m->octets = s->octets;
-	m->digest = (uint32_t)(s->digest.a ^ s->digest.a >> 32);
+	m->digest = (uint32_t)(s->digest.b ^ s->digest.b >> 32);
 }
 
 int
@@ -1389,17 +1392,20 @@ message_end(const struct maildrop *drop, size_t n)
 	    drop->seen.st_size;
 }
 
+/* How many bytes of that are the separator. */
+static off_t
+separator(const struct message *m)
+{
+	return m->flags & MSG_SEP_LF ? 1 : m->flags & MSG_SEP_CRLF ? 2 : 0;
+}
+
 void
 message_begin(const struct maildrop *drop, size_t n, struct reading *r)
 {
 	const struct message *m = &drop->messages[n];
 
 	r->at = m->start + m->from;
-	r->end = message_end(drop, n);
-	if (m->flags & MSG_SEP_LF)
-		r->end -= 1;
-	if (m->flags & MSG_SEP_CRLF)
-		r->end -= 2;
+	r->end = message_end(drop, n) - separator(m);
 	r->header = (m->flags & MSG_PRIVATE) != 0;
 	r->line = true;
 	r->hiding = false;
@@ -1512,7 +1518,7 @@ scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
 	if (skipped >= 0 && skipped <= s->last - s->next)
 		s->next += skipped;
 	else
-		s->next = s->last = s->buf + BACK;
+		s->next = s->last = s->buf + PAGE;
 	s->at = drop->messages[n].start;
 	s->end = r.end;
 }
@@ -1962,14 +1968,14 @@ sum(int fd, off_t from, off_t to, uint64_t *result)
 	if (to > from && (n = read_at(fd, buf, (size_t)(to - from),
 	    from)) == -1)
 		return -1;
-	*result = digest_of(buf, (size_t)n).a;
+	*result = digest_of(buf, (size_t)n).b;
 	return 0;
 }
 
 static uint64_t
 self_sum(const struct record *rec)
 {
-	return digest_of(rec, offsetof(struct record, self)).a;
+	return digest_of(rec, offsetof(struct record, self)).b;
 }
 
 /* Where the next deleted message begins, or size. */
@@ -1984,12 +1990,27 @@ next_dead(struct update *u, off_t size)
 	return u->dead < drop->count ? drop->messages[u->dead].start : size;
 }
 
-/* The first live byte from r on, over deleted messages that begin there. */
+/*
+ * The first live byte from r on, over deleted messages that begin there.  If
+ * what follows is a message only after an empty line, and the message in front
+ * has none, the last one's stays.
+ */
 static off_t
 skip_dead(struct update *u, off_t r, off_t size)
 {
-	while (r < size && next_dead(u, size) == r)
-		r = message_end(u->drop, u->dead++);
+	const struct maildrop *drop = u->drop;
+	const struct message *m = drop->messages;
+	size_t first, behind;
+
+	if (r >= size || next_dead(u, size) != r)
+		return r;
+	first = behind = u->dead;
+	while (behind < drop->count && (m[behind].flags & MSG_DELETED) != 0)
+		r = message_end(drop, behind++);
+	u->dead = behind;
+	if (first > 0 && separator(&m[first - 1]) == 0 &&
+	    behind < drop->count && (m[behind].flags & MSG_BARE) != 0)
+		r -= separator(&m[behind - 1]);
 	return r;
 }
 
@@ -2173,6 +2194,9 @@ recover(struct maildrop *drop, const struct record *rec)
 	struct stat st;
 	int n;
 
+	/* A record that a killed process wrote may not be on the disk yet. */
+	if (synced(drop->side) == -1)
+		return fail(drop, errno, "cannot write the side file");
 	n = matches(drop, rec);
 	if (n == 0)
 		return set_side_aside(drop);
@@ -2266,8 +2290,12 @@ set_side_aside(struct maildrop *drop)
 void
 maildrop_close(struct maildrop *drop)
 {
+	struct stat st;
+
 	unlock(drop);
-	if (names(drop, drop->hitch_name, drop->hitch)) {
+	/* With a second link it tells the next session whose the dotlock is. */
+	if (names(drop, drop->hitch_name, drop->hitch) &&
+	    fstat(drop->hitch, &st) == 0 && st.st_nlink == 1) {
 		with_spool_gid(drop);
 		unlinkat(drop->dir, drop->hitch_name, 0);
 		without_spool_gid(drop);

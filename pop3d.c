@@ -52,6 +52,7 @@
 #define SASL_MAX_OCTETS	(12 * 1024)	/* a line within AUTH, RFC 5034 */
 #define PROXY_MAX_OCTETS 107		/* PROXY v1, with its CRLF */
 #define OUT_SIZE	(64 * 1024)
+#define TEXT_SIZE	(32 * 1024)	/* of a message at a time */
 #define ROW		32		/* lines are copied in such pieces */
 #define LOGIN_TRIES	3
 #define BAD_MAX		20		/* bad commands in a row */
@@ -130,6 +131,7 @@ static void	 fill(void);
 static char	*read_line(size_t);
 static void	 wipe_input(void);
 static void	 flush(void);
+static char	*room(size_t);
 static void	 put(const char *, size_t);
 static void	 reply(const char *, ...) __attribute__((format(printf, 1, 2)));
 static void	 put_line(const char *, ...)
@@ -150,7 +152,8 @@ static bool	 digits(const char *, unsigned long *);
 static const char *listing(const char *, void (*)(char *, size_t));
 static const char *send_message(size_t, struct sending *);
 static bool	 put_text(struct sending *, const char *, size_t);
-static void	 put_piece(const char *, size_t);
+static void	 copy_rows(char *, const char *, size_t);
+static char	*end_line(struct sending *, char *);
 
 static const char *cmd_auth(char **), *cmd_capa(char **), *cmd_dele(char **),
     *cmd_list(char **), *cmd_noop(char **), *cmd_pass(char **),
@@ -287,7 +290,10 @@ start(void)
 	setsockopt(STDIN_FILENO, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
-/* Who the client is, as far as that can be told. */
+/*
+ * Who the client is, as far as that can be told.  A peer on this host may be a
+ * wrapper, stunnel(8) for one, that says in a variable whom it speaks for.
+ */
 static void
 find_peer(void)
 {
@@ -307,7 +313,8 @@ find_peer(void)
 			address = &((struct sockaddr_in6 *)&ss)->sin6_addr;
 	}
 	if (address != NULL && inet_ntop(ss.ss_family, address, host,
-	    sizeof(host)) != NULL && set_peer(host))
+	    sizeof(host)) != NULL && set_peer(host) &&
+	    !is_loopback(session.peer))
 		return;
 	for (i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
 		if (getenv(variables[i]) != NULL &&
@@ -355,6 +362,7 @@ read_proxy(void)
 	if (line == NULL || in.next < 2 ||
 	    line + strlen(line) != in.data + in.next - 2)
 		end_session("proxy");
+	strlcpy(session.peer, "unknown", sizeof(session.peer));
 	if (strcmp(line, "PROXY UNKNOWN") == 0 ||
 	    strncmp(line, "PROXY UNKNOWN ", 14) == 0)
 		return;
@@ -511,22 +519,20 @@ flush(void)
 	out.size = 0;
 }
 
+/* Room for size more octets, TEXT_SIZE and an end of line at most. */
+static char *
+room(size_t size)
+{
+	if (size > OUT_SIZE - out.size)
+		flush();
+	return out.data + out.size;
+}
+
 static void
 put(const char *text, size_t size)
 {
-	size_t n;
-
-	while (size > 0) {
-		if (out.size == OUT_SIZE)
-			flush();
-		n = OUT_SIZE - out.size;
-		if (n > size)
-			n = size;
-		memcpy(out.data + out.size, text, n);
-		out.size += n;
-		text += n;
-		size -= n;
-	}
+	memcpy(room(size), text, size);
+	out.size += size;
 }
 
 static void
@@ -839,7 +845,8 @@ open_maildrop(const struct passwd *pw, const char *method)
 		return trouble("path");
 	}
 	/* Where the user may choose the directory its group means nothing. */
-	spool = strstr(option.mailbox, "%h") != NULL ? pw->pw_gid :
+	spool = getuid() != 0 ? getgid() :
+	    strstr(option.mailbox, "%h") != NULL ? pw->pw_gid :
 	    maildrop_gid(path, pw);
 	drop_privileges(pw, spool);
 	setproctitle("%s %s", session.user, session.peer);
@@ -892,11 +899,12 @@ static const char *
 trouble(const char *what)
 {
 	char user[4 * LOGGED_OCTETS + 1];
+	int error = errno;
 
 	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s at=%s error=%s: %m",
 	    printable(user, session.user), session.peer, what, drop.why);
 	session.ending = "maildrop";
-	switch (errno) {
+	switch (error) {
 	case EBUSY:
 		return "[IN-USE] maildrop is locked by another POP3 session";
 	case EAGAIN:
@@ -1075,27 +1083,31 @@ cmd_top(char **args)
 }
 
 /*
- * If the mailbox changed under our hands, the message has no termination
- * octet, and the client knows that it is not whole.
+ * What was read before the mailbox was seen to be unchanged is the message, so
+ * the first piece is read before that.  If it changes later under our hands,
+ * there is no termination octet, and the client knows that it has not all.
  */
 static const char *
 send_message(size_t n, struct sending *s)
 {
-	static char text[OUT_SIZE + ROW];
+	static char text[TEXT_SIZE + ROW];
 	struct reading r;
+	bool checked = true;
 	ssize_t size;
 
-	if (message_check(&drop, n) == -1)
-		return trouble("check");
+	message_begin(&drop, n, &r);
+	size = message_read(&drop, &r, text, TEXT_SIZE);
+	if (size == -1 || message_check(&drop, n) == -1)
+		return trouble("read");
 	if (s->whole)
 		reply("%lld octets", (long long)drop.messages[n].octets);
 	else
 		reply("top follows");
-	message_begin(&drop, n, &r);
-	while ((size = message_read(&drop, &r, text, OUT_SIZE)) > 0)
-		if (!put_text(s, text, (size_t)size))
-			break;
-	if (size == -1 || message_check(&drop, n) == -1)
+	while (size > 0 && put_text(s, text, (size_t)size) && r.at < r.end) {
+		size = message_read(&drop, &r, text, TEXT_SIZE);
+		checked = false;
+	}
+	if (size == -1 || (!checked && message_check(&drop, n) == -1))
 		end_session("changed");
 	if (s->column != 0) {
 		put("\r\n", 2);
@@ -1110,47 +1122,55 @@ static bool
 put_text(struct sending *s, const char *text, size_t size)
 {
 	const char *end = text + size, *lf;
-	size_t n, cr;
+	char *to;
+	size_t n;
 
 	while (text < end) {
-		if (s->column == 0) {
-			if (s->body && !s->whole && s->lines-- == 0)
-				return false;
-			if (*text == '.')
-				put(".", 1);
-		}
+		if (s->column == 0 && s->body && !s->whole && s->lines-- == 0)
+			return false;
 		lf = memchr(text, '\n', (size_t)(end - text));
 		n = (size_t)((lf != NULL ? lf : end) - text);
-		put_piece(text, n);
-		s->octets += (off_t)n;
-		s->column += n;
+		to = room(n + sizeof(".\r\n") - 1);
+		if (s->column == 0 && *text == '.')
+			*to++ = '.';
+		copy_rows(to, text, n);
+		to += n;
 		if (n > 0)
 			s->last = text[n - 1];
-		text += n;
-		if (lf == NULL)
-			break;
-		cr = s->column > 0 && s->last == '\r';
-		put(&"\r\n"[cr], 2 - cr);
-		s->octets += 2 - (off_t)cr;
-		if (s->column == cr)
-			s->body = true;
-		s->column = 0;
-		text++;
+		s->column += n;
+		s->octets += (off_t)n;
+		if (lf != NULL)
+			to = end_line(s, to);
+		out.size = (size_t)(to - out.data);
+		text += n + (lf != NULL);
 	}
 	return true;
 }
 
-/* Up to ROW octets too many are copied: both buffers have room for that. */
+/* Up to ROW - 1 octets too many: there is room for them on both sides. */
 static void
-put_piece(const char *text, size_t size)
+copy_rows(char *to, const char *from, size_t size)
 {
 	size_t i;
 
-	if (size > OUT_SIZE - out.size) {
-		put(text, size);
-		return;
-	}
 	for (i = 0; i < size; i += ROW)
-		memcpy(out.data + out.size + i, text + i, ROW);
-	out.size += size;
+		memcpy(to + i, from + i, ROW);
+}
+
+/* At an LF: a CR that the mailbox has in front of it is not sent twice. */
+static char *
+end_line(struct sending *s, char *to)
+{
+	bool cr = s->column > 0 && s->last == '\r';
+
+	if (!cr) {
+		*to++ = '\r';
+		s->octets++;
+	}
+	*to++ = '\n';
+	s->octets++;
+	if (s->column == cr)
+		s->body = true;
+	s->column = 0;
+	return to;
 }

@@ -95,7 +95,8 @@ enum {				/* message.flags */
 	MSG_DELETED	= 1,	/* the only one that pop3d.c sets */
 	MSG_SEP_LF	= 2,	/* its last line is a separator of 1 byte */
 	MSG_SEP_CRLF	= 4,	/* or of 2 */
-	MSG_PRIVATE	= 8	/* has header lines that are not sent */
+	MSG_PRIVATE	= 8,	/* has header lines that are not sent */
+	MSG_BARE	= 16	/* is one only after an empty line */
 };
 
 struct message {
