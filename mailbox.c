@@ -631,10 +631,8 @@ try_locks(struct maildrop *drop, bool exclusive, bool dot)
 
 	if (kernel_lock(drop->fd, exclusive ? F_WRLCK : F_RDLCK) == -1)
 		return fail(drop, errno, "kernel lock: %s", strerror(errno));
-	if (dot && (drop->hitch != -1 || exclusive)) {
-		if (dotlock(drop) == -1)
-			return -1;
-	}
+	if (dot && dotlock(drop) == -1 && (exclusive || errno == EAGAIN))
+		return -1;
 	if (!names(drop, drop->name, drop->fd))
 		return fail(drop, ESTALE, "the mailbox was replaced");
 	if (fstat(drop->fd, &st) == -1)
@@ -1487,11 +1485,12 @@ maildrop_ids(struct maildrop *drop)
 
 	if (drop->ids != NULL || drop->count == 0 || load_ids(drop))
 		return 0;
-	drop->ids = calloc(drop->count, sizeof(*drop->ids));
-	if (drop->ids == NULL ||
-	    scan_begin(&s, drop->fd, 0, 0, IDS_SIZE) == -1)
+	if (scan_begin(&s, drop->fd, 0, 0, IDS_SIZE) == -1)
 		return -1;
 	s.limit = drop->seen.st_size;
+	drop->ids = calloc(drop->count, sizeof(*drop->ids));
+	if (drop->ids == NULL)
+		n = -1;
 	for (i = 0; n == 0 && i < drop->count; i++)
 		n = digest_message(&s, drop, i, &drop->ids[i]);
 	scan_end(&s);
