@@ -133,91 +133,6 @@ struct index {
 
 static int	 fail(struct maildrop *, int, const char *, ...)
 		    __attribute__((format(printf, 3, 4)));
-static ssize_t	 read_at(int, void *, size_t, off_t);
-static int	 write_at(int, const void *, size_t, off_t);
-static int	 synced(int);
-static int	 cut_to(int, off_t);
-static void	 digest_add(struct digest *, const void *, size_t);
-static int	 split_path(struct maildrop *, const char *, int *);
-static int	 open_mailbox(struct maildrop *);
-static int	 check_file(struct maildrop *, const char *,
-		    const struct stat *);
-static bool	 same_file(const struct stat *, const struct stat *);
-static bool	 names(const struct maildrop *, const char *, int);
-static void	 with_spool_gid(const struct maildrop *);
-static void	 without_spool_gid(const struct maildrop *);
-static int	 open_side(struct maildrop *);
-static int	 create_side(struct maildrop *);
-static int	 session_lock(struct maildrop *);
-static void	 open_hitch(struct maildrop *);
-static int	 lock(struct maildrop *, bool);
-static int	 try_locks(struct maildrop *, bool, bool);
-static void	 unlock(struct maildrop *);
-static int	 kernel_lock(int, short);
-static bool	 flock_is_fcntl(int);
-static int	 dotlock(struct maildrop *);
-static void	 break_stale(struct maildrop *);
-static int	 set_dotlock_aside(struct maildrop *, const struct stat *);
-static void	 touch_dotlock(struct maildrop *);
-static void	 pause_at_random(void);
-static time_t	 seconds(void);
-static int	 date_of(const char *, const char *);
-static int	 scan_begin(struct scan *, int, off_t, off_t, size_t);
-static ssize_t	 window(struct scan *);
-static ssize_t	 read_more(struct scan *);
-static int	 skip_empty_lines(struct scan *);
-static bool	 is_from(struct scan *, size_t);
-static size_t	 empty_line(const char *, size_t);
-static size_t	 empty_line_before(const char *);
-static bool	 is_one_of(const char *, size_t, const char *const *);
-static int	 take_line(struct scan *, bool, bool);
-static void	 skip_body(struct scan *);
-static int	 row(const char *, bool *);
-static int	 next_message(struct scan *, struct message *);
-static int	 take_message(struct scan *, struct message *);
-static int	 take_header(struct scan *, struct message *);
-static void	 note_pseudo(struct scan *, size_t);
-static void	 end_message(struct scan *, struct message *);
-static int	 find_messages(struct maildrop *);
-static int	 add_message(struct maildrop *, const struct message *);
-static bool	 is_unchanged(const struct maildrop *, const struct stat *);
-static bool	 same_times(const struct stat *, const struct stat *);
-static int	 check_all(struct maildrop *);
-static bool	 same_message(const struct message *, const struct message *);
-static off_t	 message_end(const struct maildrop *, size_t);
-static off_t	 separator(const struct message *);
-static size_t	 hide_private(struct reading *, char *, size_t);
-static int	 digest_message(struct scan *, const struct maildrop *, size_t,
-		    struct unique_id *);
-static int	 digest_header(struct scan *, const struct message *, bool);
-static int	 number_twins(struct maildrop *);
-static bool	 load_index(struct maildrop *, const struct stat *);
-static bool	 read_index(const struct maildrop *, struct index *);
-static bool	 is_plausible(const struct maildrop *, off_t);
-static bool	 load_ids(struct maildrop *);
-static bool	 is_deleted(const struct maildrop *);
-static int	 update(struct maildrop *);
-static int	 latest(const struct maildrop *, struct record *);
-static int	 put_record(struct update *, enum state, off_t, off_t, off_t,
-		    off_t);
-static int	 sums(const struct maildrop *, struct record *);
-static int	 sum(int, off_t, off_t, uint64_t *);
-static uint64_t	 self_sum(const struct record *);
-static off_t	 next_dead(struct update *, off_t);
-static off_t	 skip_dead(struct update *, off_t, off_t);
-static int	 take(struct update *, off_t *, off_t, off_t, int, off_t,
-		    off_t *);
-static int	 copy(struct maildrop *, int, off_t, int, off_t, off_t);
-static int	 reserve(struct update *, off_t);
-static int	 count_steps(struct update, off_t, off_t, off_t);
-static int	 close_hole(struct update *, off_t, off_t);
-static int	 step(struct update *, off_t *, off_t *, off_t);
-static int	 move_saved(struct update *, off_t *, off_t *);
-static int	 finish(struct update *);
-static int	 recover(struct maildrop *, const struct record *);
-static int	 recover_cut(struct update *);
-static int	 matches(const struct maildrop *, const struct record *);
-static int	 set_side_aside(struct maildrop *);
 
 /* ---- small things ---- */
 
@@ -330,101 +245,22 @@ seconds(void)
 	return now.tv_sec;
 }
 
-/* ---- the files ---- */
+/* ---- files in the directory of the mailbox ---- */
 
-gid_t
-maildrop_gid(const char *path, const struct passwd *pw)
+static bool
+same_file(const struct stat *a, const struct stat *b)
 {
-	char dir[PATH_MAX];
-	const char *slash = strrchr(path, '/');
-	struct stat st;
-
-	if (slash == NULL || (size_t)(slash - path) >= sizeof(dir))
-		return pw->pw_gid;
-	strlcpy(dir, path, (size_t)(slash - path) + 1);
-	if (stat(dir, &st) == -1 || !S_ISDIR(st.st_mode) || st.st_uid != 0 ||
-	    st.st_gid == 0 || (st.st_mode & S_IWGRP) == 0 ||
-	    (st.st_mode & S_IWOTH) != 0)
-		return pw->pw_gid;
-	return st.st_gid;
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-int
-maildrop_open(struct maildrop *drop, const char *path, gid_t spool)
+static bool
+same_times(const struct stat *a, const struct stat *b)
 {
-	struct record rec;
-
-	memset(drop, 0, sizeof(*drop));
-	drop->fd = drop->side = drop->hitch = -1;
-	drop->spool = spool;
-	drop->writable = true;
-	if (split_path(drop, path, &drop->dir) == -1)
-		return -1;
-	if (open_side(drop) == -1 || open_mailbox(drop) == -1)
-		return -1;
-	if (latest(drop, &rec) == -1)
-		return fail(drop, errno, "cannot read the side file");
-	if (rec.state == IDLE)
-		return lock(drop, false);
-	if (!drop->writable)
-		return fail(drop, EROFS, "an UPDATE was cut short, and "
-		    "cannot be recovered here");
-	if (lock(drop, true) == -1)
-		return -1;
-	return recover(drop, &rec);
-}
-
-/* Open the mailbox's directory and make the names of the files in it. */
-static int
-split_path(struct maildrop *drop, const char *path, int *dir)
-{
-	char parent[PATH_MAX];
-	const char *slash = strrchr(path, '/');
-	size_t n;
-
-	*dir = -1;
-	n = slash == NULL ? 0 : (size_t)(slash - path);
-	if (slash == NULL || slash[1] == '\0' || n >= sizeof(parent) ||
-	    strlen(slash + 1) >= sizeof(drop->name))
-		return fail(drop, EPERM, "no path of a mailbox");
-	strlcpy(parent, path, n + 1);
-	*dir = open(n == 0 ? "/" : parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (*dir == -1)
-		return fail(drop, errno == ENOENT || errno == ENOTDIR ||
-		    errno == EACCES ? EPERM : errno, "cannot open %s",
-		    parent);
-	strlcpy(drop->name, slash + 1, sizeof(drop->name));
-	snprintf(drop->side_name, sizeof(drop->side_name), ".%s.pop3d",
-	    drop->name);
-	snprintf(drop->hitch_name, sizeof(drop->hitch_name), ".%s.pop3d.lock",
-	    drop->name);
-	snprintf(drop->lock_name, sizeof(drop->lock_name), "%s.lock",
-	    drop->name);
-	return 0;
-}
-
-/* Once, and never again: a POSIX lock would go with any close of the file. */
-static int
-open_mailbox(struct maildrop *drop)
-{
-	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-	struct stat st, opened;
-
-	if (fstatat(drop->dir, drop->name, &st, AT_SYMLINK_NOFOLLOW) == -1)
-		return errno == ENOENT ? 0 :
-		    fail(drop, errno, "cannot look at the mailbox");
-	if (check_file(drop, "mailbox", &st) == -1)
-		return -1;
-	drop->fd = openat(drop->dir, drop->name, O_RDWR | flags);
-	if (drop->fd == -1 && (errno == EACCES || errno == EROFS)) {
-		drop->writable = false;
-		drop->fd = openat(drop->dir, drop->name, O_RDONLY | flags);
-	}
-	if (drop->fd == -1 || fstat(drop->fd, &opened) == -1)
-		return fail(drop, errno, "cannot open the mailbox");
-	if (!same_file(&st, &opened))
-		return fail(drop, ESTALE, "the mailbox is being replaced");
-	return 0;
+	return same_file(a, b) && a->st_size == b->st_size &&
+	    a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+	    a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+	    a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
+	    a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
 static int
@@ -441,12 +277,6 @@ check_file(struct maildrop *drop, const char *what, const struct stat *st)
 		return fail(drop, EPERM, "%s has %lu links", what,
 		    (unsigned long)st->st_nlink);
 	return 0;
-}
-
-static bool
-same_file(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
 /* Whether name in the directory is the file that fd is. */
@@ -485,143 +315,97 @@ without_spool_gid(const struct maildrop *drop)
 	errno = error;
 }
 
-/*
- * The side file holds the session lock, the records and data area of UPDATE,
- * and the index.  Without it mail can be read but not deleted.
- */
-static int
-open_side(struct maildrop *drop)
-{
-	int tries;
-
-	for (tries = 0; tries < 10; tries++) {
-		if (create_side(drop) == -1)
-			break;
-		if (session_lock(drop) == -1)
-			return -1;
-		if (names(drop, drop->side_name, drop->side)) {
-			open_hitch(drop);
-			return 0;
-		}
-		close(drop->side);	/* it was set aside as we came */
-		drop->side = -1;
-	}
-	drop->writable = false;
-	drop->side = openat(drop->dir, drop->side_name,
-	    O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	return 0;
-}
-
-static int
-create_side(struct maildrop *drop)
-{
-	static const char zeros[SIDE_DATA];
-	struct stat st;
-
-	with_spool_gid(drop);
-	drop->side = openat(drop->dir, drop->side_name, O_RDWR | O_CREAT |
-	    O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
-	without_spool_gid(drop);
-	if (drop->side == -1)
-		return fail(drop, errno, "cannot open the side file");
-	if (fstat(drop->side, &st) == -1 ||
-	    check_file(drop, "side file", &st) == -1) {
-		close(drop->side);
-		drop->side = -1;
-		return -1;
-	}
-	/* So that the slots have blocks when the disk is full one day. */
-	if (st.st_size == 0)
-		(void)write_at(drop->side, zeros, sizeof(zeros), 0);
-	return 0;
-}
-
-/* A POSIX lock, for it tells the holder's pid: the file is opened once. */
-static int
-session_lock(struct maildrop *drop)
-{
-	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-
-	if (fcntl(drop->side, F_SETLK, &whole) == 0)
-		return 0;
-	if (errno != EAGAIN && errno != EACCES)
-		return fail(drop, errno, "cannot lock the side file");
-	whole.l_type = F_WRLCK;
-	if (fcntl(drop->side, F_GETLK, &whole) == -1 ||
-	    whole.l_type == F_UNLCK)
-		whole.l_pid = 0;
-	return fail(drop, EBUSY, "session lock held by pid %ld",
-	    (long)whole.l_pid);
-}
-
-/*
- * The dotlock is a second name of this file, made before the session is
- * confined.  The session lock is ours, so one that is there is a dead
- * session's, and so is a dotlock that is the same file: break it at once.
- */
-static void
-open_hitch(struct maildrop *drop)
-{
-	struct stat left, held;
-	char pid[16];
-	int n;
-
-	if (fstatat(drop->dir, drop->hitch_name, &left,
-	    AT_SYMLINK_NOFOLLOW) == 0) {
-		if (fstatat(drop->dir, drop->lock_name, &held,
-		    AT_SYMLINK_NOFOLLOW) == 0 && same_file(&left, &held))
-			(void)set_dotlock_aside(drop, &held);
-		with_spool_gid(drop);
-		unlinkat(drop->dir, drop->hitch_name, 0);
-		without_spool_gid(drop);
-	}
-	with_spool_gid(drop);
-	drop->hitch = openat(drop->dir, drop->hitch_name, O_RDWR | O_CREAT |
-	    O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	without_spool_gid(drop);
-	if (drop->hitch == -1) {
-		fail(drop, errno, "cannot make a file for the dotlock");
-		drop->writable = false;
-		return;
-	}
-	/* An empty one serves too, on a full disk. */
-	n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
-	(void)write_at(drop->hitch, pid, (size_t)n, 0);
-}
-
 /* ---- the locks: no kind of them excludes every deliverer ---- */
 
+/* On NFS and CIFS the kernel makes one of the other: they would collide. */
+static bool
+flock_is_fcntl(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && (fs.f_type == 0x6969 ||
+	    (uint32_t)fs.f_type == 0xff534d42 ||
+	    (uint32_t)fs.f_type == 0xfe534d42);
+}
+
+static int
+kernel_lock(int fd, short type)
+{
+	struct flock whole = { .l_type = type, .l_whence = SEEK_SET };
+	int how = type == F_UNLCK ? LOCK_UN :
+	    (type == F_RDLCK ? LOCK_SH : LOCK_EX) | LOCK_NB;
+
+	if (fcntl(fd, SETLK, &whole) == -1) {
+		if (errno == EACCES)
+			errno = EAGAIN;
+		return -1;
+	}
+	return flock_is_fcntl(fd) ? 0 : flock(fd, how);
+}
+
 /*
- * All three, or none: never wait for one while holding another.  Shared ones
- * do without the dotlock if it is not to be had: a stale one must not keep a
- * user from reading.  Signals are blocked while the locks are held, so that
- * nothing but SIGKILL leaves a dotlock behind.
+ * Remove the dotlock if it is the one judged, and not one that came in its
+ * place: under another name it can be looked at again.
  */
 static int
-lock(struct maildrop *drop, bool exclusive)
+set_dotlock_aside(struct maildrop *drop, const struct stat *judged)
 {
-	time_t start = seconds(), waited;
-	char why[sizeof(drop->why)];
-	sigset_t all;
+	char aside[sizeof(drop->hitch_name) + sizeof(".stale")];
+	struct stat st;
+	int n;
 
-	if (drop->fd == -1)
-		return 0;
-	memcpy(why, drop->why, sizeof(why));
-	sigfillset(&all);
-	for (;;) {
-		waited = seconds() - start;
-		sigprocmask(SIG_BLOCK, &all, &drop->signals);
-		drop->locked = LOCKED_KERNEL;
-		if (try_locks(drop, exclusive,
-		    exclusive || waited < DOT_SECONDS) == 0) {
-			memcpy(drop->why, why, sizeof(why));
-			return 0;
-		}
-		unlock(drop);
-		if (errno != EAGAIN || waited >= LOCK_SECONDS)
-			return -1;
-		pause_at_random();
+	snprintf(aside, sizeof(aside), "%s.stale", drop->hitch_name);
+	with_spool_gid(drop);
+	n = renameat(drop->dir, drop->lock_name, drop->dir, aside);
+	if (n == 0 && fstatat(drop->dir, aside, &st,
+	    AT_SYMLINK_NOFOLLOW) == 0) {
+		if ((same_file(&st, judged) &&
+		    st.st_mtime == judged->st_mtime) ||
+		    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0)
+			unlinkat(drop->dir, aside, 0);
 	}
+	without_spool_gid(drop);
+	return n;
+}
+
+/*
+ * Break a dotlock that nobody touched for 10 minutes, by the clock of the file
+ * system.  The kernel locks are ours here.
+ */
+static void
+break_stale(struct maildrop *drop)
+{
+	struct stat held, now;
+
+	if (fstatat(drop->dir, drop->lock_name, &held,
+	    AT_SYMLINK_NOFOLLOW) == -1 || futimens(drop->hitch, NULL) == -1 ||
+	    fstat(drop->hitch, &now) == -1)
+		return;
+	if (now.st_mtime - held.st_mtime > STALE_SECONDS &&
+	    now.st_mtime - held.st_ctime > STALE_SECONDS)
+		(void)set_dotlock_aside(drop, &held);
+}
+
+static int
+dotlock(struct maildrop *drop)
+{
+	int error;
+
+	if (drop->hitch == -1)
+		return fail(drop, EACCES, "cannot make a dotlock");
+	break_stale(drop);
+	futimens(drop->hitch, NULL);
+	with_spool_gid(drop);
+	error = linkat(drop->dir, drop->hitch_name, drop->dir,
+	    drop->lock_name, 0) == -1 ? errno : EAGAIN;
+	without_spool_gid(drop);
+	/* Over NFS the answer may be lost, so the inode decides. */
+	if (!names(drop, drop->lock_name, drop->hitch))
+		return fail(drop, error == EEXIST ? EAGAIN : error,
+		    "dotlock: %s", strerror(error));
+	drop->locked |= LOCKED_DOT;
+	drop->touched = seconds();
+	return 0;
 }
 
 static int
@@ -660,95 +444,47 @@ unlock(struct maildrop *drop)
 	errno = error;
 }
 
-static int
-kernel_lock(int fd, short type)
-{
-	struct flock whole = { .l_type = type, .l_whence = SEEK_SET };
-	int how = type == F_UNLCK ? LOCK_UN :
-	    (type == F_RDLCK ? LOCK_SH : LOCK_EX) | LOCK_NB;
-
-	if (fcntl(fd, SETLK, &whole) == -1) {
-		if (errno == EACCES)
-			errno = EAGAIN;
-		return -1;
-	}
-	return flock_is_fcntl(fd) ? 0 : flock(fd, how);
-}
-
-/* On NFS and CIFS the kernel makes one of the other: they would collide. */
-static bool
-flock_is_fcntl(int fd)
-{
-	struct statfs fs;
-
-	return fstatfs(fd, &fs) == 0 && (fs.f_type == 0x6969 ||
-	    (uint32_t)fs.f_type == 0xff534d42 ||
-	    (uint32_t)fs.f_type == 0xfe534d42);
-}
-
-static int
-dotlock(struct maildrop *drop)
-{
-	int error;
-
-	if (drop->hitch == -1)
-		return fail(drop, EACCES, "cannot make a dotlock");
-	break_stale(drop);
-	futimens(drop->hitch, NULL);
-	with_spool_gid(drop);
-	error = linkat(drop->dir, drop->hitch_name, drop->dir,
-	    drop->lock_name, 0) == -1 ? errno : EAGAIN;
-	without_spool_gid(drop);
-	/* Over NFS the answer may be lost, so the inode decides. */
-	if (!names(drop, drop->lock_name, drop->hitch))
-		return fail(drop, error == EEXIST ? EAGAIN : error,
-		    "dotlock: %s", strerror(error));
-	drop->locked |= LOCKED_DOT;
-	drop->touched = seconds();
-	return 0;
-}
-
-/*
- * Break a dotlock that nobody touched for 10 minutes, by the clock of the file
- * system.  The kernel locks are ours here.
- */
+/* 0.5 to 1.5 s, so that two who wait do not meet again. */
 static void
-break_stale(struct maildrop *drop)
+pause_at_random(void)
 {
-	struct stat held, now;
+	uint32_t ms = 500 + arc4random_uniform(1000);
+	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
 
-	if (fstatat(drop->dir, drop->lock_name, &held,
-	    AT_SYMLINK_NOFOLLOW) == -1 || futimens(drop->hitch, NULL) == -1 ||
-	    fstat(drop->hitch, &now) == -1)
-		return;
-	if (now.st_mtime - held.st_mtime > STALE_SECONDS &&
-	    now.st_mtime - held.st_ctime > STALE_SECONDS)
-		(void)set_dotlock_aside(drop, &held);
+	nanosleep(&t, NULL);
 }
 
 /*
- * Remove the dotlock if it is the one judged, and not one that came in its
- * place: under another name it can be looked at again.
+ * All three, or none: never wait for one while holding another.  Shared ones
+ * do without the dotlock if it is not to be had: a stale one must not keep a
+ * user from reading.  Signals are blocked while the locks are held, so that
+ * nothing but SIGKILL leaves a dotlock behind.
  */
 static int
-set_dotlock_aside(struct maildrop *drop, const struct stat *judged)
+lock(struct maildrop *drop, bool exclusive)
 {
-	char aside[sizeof(drop->hitch_name) + sizeof(".stale")];
-	struct stat st;
-	int n;
+	time_t start = seconds(), waited;
+	char why[sizeof(drop->why)];
+	sigset_t all;
 
-	snprintf(aside, sizeof(aside), "%s.stale", drop->hitch_name);
-	with_spool_gid(drop);
-	n = renameat(drop->dir, drop->lock_name, drop->dir, aside);
-	if (n == 0 && fstatat(drop->dir, aside, &st,
-	    AT_SYMLINK_NOFOLLOW) == 0) {
-		if ((same_file(&st, judged) &&
-		    st.st_mtime == judged->st_mtime) ||
-		    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0)
-			unlinkat(drop->dir, aside, 0);
+	if (drop->fd == -1)
+		return 0;
+	memcpy(why, drop->why, sizeof(why));
+	sigfillset(&all);
+	for (;;) {
+		waited = seconds() - start;
+		sigprocmask(SIG_BLOCK, &all, &drop->signals);
+		drop->locked = LOCKED_KERNEL;
+		if (try_locks(drop, exclusive,
+		    exclusive || waited < DOT_SECONDS) == 0) {
+			memcpy(drop->why, why, sizeof(why));
+			return 0;
+		}
+		unlock(drop);
+		if (errno != EAGAIN || waited >= LOCK_SECONDS)
+			return -1;
+		pause_at_random();
 	}
-	without_spool_gid(drop);
-	return n;
 }
 
 static void
@@ -760,16 +496,6 @@ touch_dotlock(struct maildrop *drop)
 	if (names(drop, drop->lock_name, drop->hitch))
 		futimens(drop->hitch, NULL);
 	drop->touched = seconds();
-}
-
-/* 0.5 to 1.5 s, so that two who wait do not meet again. */
-static void
-pause_at_random(void)
-{
-	uint32_t ms = 500 + arc4random_uniform(1000);
-	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	nanosleep(&t, NULL);
 }
 
 /* ---- the mailbox format ---- */
@@ -869,6 +595,17 @@ date_of(const char *p, const char *end)
 	return DATE;
 }
 
+/* Bytes of the empty line that ends at p, or 0. */
+static size_t
+empty_line_before(const char *p)
+{
+	if (p[-1] != '\n')
+		return 0;
+	if (p[-2] == '\n')
+		return 1;
+	return p[-2] == '\r' && p[-3] == '\n' ? 2 : 0;
+}
+
 /* Whether a message begins at the unread bytes, of which there are n. */
 static bool
 is_from(struct scan *s, size_t n)
@@ -905,17 +642,6 @@ empty_line(const char *p, size_t n)
 	if (n >= 1 && p[0] == '\n')
 		return 1;
 	return n >= 2 && p[0] == '\r' && p[1] == '\n' ? 2 : 0;
-}
-
-/* Bytes of the empty line that ends at p, or 0. */
-static size_t
-empty_line_before(const char *p)
-{
-	if (p[-1] != '\n')
-		return 0;
-	if (p[-2] == '\n')
-		return 1;
-	return p[-2] == '\r' && p[-3] == '\n' ? 2 : 0;
 }
 
 /* Header lines that local programs keep for themselves. */
@@ -978,17 +704,6 @@ scan_end(struct scan *s)
 	errno = error;
 }
 
-/* How many unread bytes there are: at least LOOK, or all that are left. */
-static ssize_t
-window(struct scan *s)
-{
-	off_t have = s->last - s->next, left = s->end - s->at;
-
-	if (have < LOOK && have < left && (have = read_more(s)) == -1)
-		return -1;
-	return have < left ? have : left;
-}
-
 /* Reads are aligned, what is left unread goes in front: copies are cheaper. */
 static ssize_t
 read_more(struct scan *s)
@@ -1010,6 +725,17 @@ read_more(struct scan *s)
 	}
 	s->last += n;
 	return have + n;
+}
+
+/* How many unread bytes there are: at least LOOK, or all that are left. */
+static ssize_t
+window(struct scan *s)
+{
+	off_t have = s->last - s->next, left = s->end - s->at;
+
+	if (have < LOOK && have < left && (have = read_more(s)) == -1)
+		return -1;
+	return have < left ? have : left;
 }
 
 static void
@@ -1044,6 +770,26 @@ take_line(struct scan *s, bool counted, bool digested)
 		consume(s, size);
 	} while (lf == NULL);
 	return 0;
+}
+
+/*
+ * How many LFs are in the ROW bytes at p, and whether one is part of a CRLF or
+ * may be in front of "From ": then memchr() goes through them.  A plain loop of
+ * constant length, for a compiler to make vectors of; a byte counts to ROW.
+ */
+static int
+row(const char *p, bool *odd)
+{
+	uint8_t lines = 0, any = 0;
+	int i;
+
+	for (i = 0; i < ROW; i++) {
+		lines = (uint8_t)(lines + (p[i] == '\n'));
+		any |= (uint8_t)((p[i] == '\n') & ((p[i - 1] == '\r') |
+		    ((p[i + 1] == 'F') & (p[i + 2] == 'r'))));
+	}
+	*odd = any != 0;
+	return lines;
 }
 
 /*
@@ -1084,26 +830,6 @@ out:
 	consume(s, (size_t)(p - s->next));
 }
 
-/*
- * How many LFs are in the ROW bytes at p, and whether one is part of a CRLF or
- * may be in front of "From ": then memchr() goes through them.  A plain loop of
- * constant length, for a compiler to make vectors of; a byte counts to ROW.
- */
-static int
-row(const char *p, bool *odd)
-{
-	uint8_t lines = 0, any = 0;
-	int i;
-
-	for (i = 0; i < ROW; i++) {
-		lines = (uint8_t)(lines + (p[i] == '\n'));
-		any |= (uint8_t)((p[i] == '\n') & ((p[i - 1] == '\r') |
-		    ((p[i + 1] == 'F') & (p[i + 2] == 'r'))));
-	}
-	*odd = any != 0;
-	return lines;
-}
-
 /* Empty lines in front of the first message are no part of any. */
 static int
 skip_empty_lines(struct scan *s)
@@ -1121,45 +847,18 @@ skip_empty_lines(struct scan *s)
 	return n == -1 ? -1 : 0;
 }
 
-/* 1: there was one more message, 0: there was none, -1: trouble. */
-static int
-next_message(struct scan *s, struct message *m)
+/* c-client keeps its notes in a message that is none. */
+static void
+note_pseudo(struct scan *s, size_t n)
 {
-	ssize_t n;
+	static const char subject[] =
+	    "Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA";
 
-	for (;;) {
-		if ((n = window(s)) <= 0)
-			return (int)n;
-		if (take_message(s, m) == -1)
-			return -1;
-		if (!s->first || s->pseudo != PSEUDO)
-			break;
-		s->first = false;	/* c-client's: nobody's message */
-	}
-	s->first = false;
-	return 1;
-}
-
-/* The message that begins at the unread bytes. */
-static int
-take_message(struct scan *s, struct message *m)
-{
-	ssize_t n;
-
-	memset(m, 0, sizeof(*m));
-	memset(&s->digest, 0, sizeof(s->digest));
-	m->start = s->at;
-	m->flags = s->bare ? MSG_BARE : 0;
-	s->octets = 0;
-	s->pseudo = 0;
-	if (take_line(s, false, true) == -1 || take_header(s, m) == -1)
-		return -1;
-	while ((n = window(s)) > 0 && !is_from(s, (size_t)n))
-		skip_body(s);
-	if (n == -1)
-		return -1;
-	end_message(s, m);
-	return 0;
+	if (n >= 7 && strncasecmp(s->next, "X-IMAP:", 7) == 0)
+		s->pseudo |= PSEUDO_IMAP;
+	if (n >= sizeof(subject) - 1 &&
+	    strncasecmp(s->next, subject, sizeof(subject) - 1) == 0)
+		s->pseudo |= PSEUDO_SUBJECT;
 }
 
 static int
@@ -1190,20 +889,6 @@ take_header(struct scan *s, struct message *m)
 	return n == -1 ? -1 : 0;
 }
 
-/* c-client keeps its notes in a message that is none. */
-static void
-note_pseudo(struct scan *s, size_t n)
-{
-	static const char subject[] =
-	    "Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA";
-
-	if (n >= 7 && strncasecmp(s->next, "X-IMAP:", 7) == 0)
-		s->pseudo |= PSEUDO_IMAP;
-	if (n >= sizeof(subject) - 1 &&
-	    strncasecmp(s->next, subject, sizeof(subject) - 1) == 0)
-		s->pseudo |= PSEUDO_SUBJECT;
-}
-
 static void
 end_message(struct scan *s, struct message *m)
 {
@@ -1227,23 +912,62 @@ end_message(struct scan *s, struct message *m)
 	m->digest = (uint32_t)(s->digest.b ^ s->digest.b >> 32);
 }
 
-int
-maildrop_scan(struct maildrop *drop)
+/* The message that begins at the unread bytes. */
+static int
+take_message(struct scan *s, struct message *m)
 {
-	struct timespec now;
-	int n = 0;
+	ssize_t n;
 
-	if (drop->fd != -1) {
-		if (fstat(drop->fd, &drop->seen) == -1)
-			n = fail(drop, errno, "cannot look at the mailbox");
-		else if (!load_index(drop, &drop->seen))
-			n = find_messages(drop);
-		clock_gettime(CLOCK_REALTIME, &now);
-		drop->settled = now.tv_sec - drop->seen.st_ctime >
-		    SETTLED_SECONDS;
+	memset(m, 0, sizeof(*m));
+	memset(&s->digest, 0, sizeof(s->digest));
+	m->start = s->at;
+	m->flags = s->bare ? MSG_BARE : 0;
+	s->octets = 0;
+	s->pseudo = 0;
+	if (take_line(s, false, true) == -1 || take_header(s, m) == -1)
+		return -1;
+	while ((n = window(s)) > 0 && !is_from(s, (size_t)n))
+		skip_body(s);
+	if (n == -1)
+		return -1;
+	end_message(s, m);
+	return 0;
+}
+
+/* 1: there was one more message, 0: there was none, -1: trouble. */
+static int
+next_message(struct scan *s, struct message *m)
+{
+	ssize_t n;
+
+	for (;;) {
+		if ((n = window(s)) <= 0)
+			return (int)n;
+		if (take_message(s, m) == -1)
+			return -1;
+		if (!s->first || s->pseudo != PSEUDO)
+			break;
+		s->first = false;	/* c-client's: nobody's message */
 	}
-	unlock(drop);
-	return n;
+	s->first = false;
+	return 1;
+}
+
+static int
+add_message(struct maildrop *drop, const struct message *m)
+{
+	struct message *more;
+	size_t count = drop->count;
+
+	if ((count & (count - 1)) == 0) {	/* full: it doubles */
+		more = reallocarray(drop->messages, count == 0 ? 1 : 2 * count,
+		    sizeof(*more));
+		if (more == NULL)
+			return -1;
+		drop->messages = more;
+	}
+	drop->messages[drop->count++] = *m;
+	return 0;
 }
 
 static int
@@ -1267,23 +991,6 @@ find_messages(struct maildrop *drop)
 	return n;
 }
 
-static int
-add_message(struct maildrop *drop, const struct message *m)
-{
-	struct message *more;
-	size_t count = drop->count;
-
-	if ((count & (count - 1)) == 0) {	/* full: it doubles */
-		more = reallocarray(drop->messages, count == 0 ? 1 : 2 * count,
-		    sizeof(*more));
-		if (more == NULL)
-			return -1;
-		drop->messages = more;
-	}
-	drop->messages[drop->count++] = *m;
-	return 0;
-}
-
 /* ---- is it still what it was? ---- */
 
 /*
@@ -1294,16 +1001,6 @@ static bool
 is_unchanged(const struct maildrop *drop, const struct stat *now)
 {
 	return drop->settled && same_times(&drop->seen, now);
-}
-
-static bool
-same_times(const struct stat *a, const struct stat *b)
-{
-	return same_file(a, b) && a->st_size == b->st_size &&
-	    a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
-	    a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-	    a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
-	    a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
 static bool
@@ -1409,33 +1106,6 @@ message_begin(const struct maildrop *drop, size_t n, struct reading *r)
 	r->hiding = false;
 }
 
-ssize_t
-message_read(const struct maildrop *drop, struct reading *r, char *buf,
-    size_t size)
-{
-	ssize_t n;
-	size_t kept;
-
-	for (;;) {
-		if (r->at >= r->end)
-			return 0;
-		if ((off_t)size > r->end - r->at)
-			size = (size_t)(r->end - r->at);
-		if ((n = read_at(drop->fd, buf, size, r->at)) == -1)
-			return -1;
-		if ((size_t)n < size) {
-			errno = ESTALE;
-			return -1;
-		}
-		if (!r->header) {
-			r->at += n;
-			return n;
-		}
-		if ((kept = hide_private(r, buf, size)) > 0)
-			return (ssize_t)kept;
-	}
-}
-
 /*
  * Leave private lines out of the size bytes at buf, where r is, and move r on.
  * Stops short of a line whose name is not all there: it is read again.
@@ -1473,165 +1143,31 @@ hide_private(struct reading *r, char *buf, size_t size)
 	return (size_t)(out - buf);
 }
 
-/* ---- unique-ids ---- */
-
-int
-maildrop_ids(struct maildrop *drop)
+ssize_t
+message_read(const struct maildrop *drop, struct reading *r, char *buf,
+    size_t size)
 {
-	struct stat now;
-	struct scan s;
-	size_t i;
-	int n = 0;
-
-	if (drop->ids != NULL || drop->count == 0 || load_ids(drop))
-		return 0;
-	if (scan_begin(&s, drop->fd, 0, 0, IDS_SIZE) == -1)
-		return -1;
-	s.limit = drop->seen.st_size;
-	drop->ids = calloc(drop->count, sizeof(*drop->ids));
-	if (drop->ids == NULL)
-		n = -1;
-	for (i = 0; n == 0 && i < drop->count; i++)
-		n = digest_message(&s, drop, i, &drop->ids[i]);
-	scan_end(&s);
-	if (n == 0 && fstat(drop->fd, &now) == 0 &&
-	    !same_times(&drop->seen, &now))
-		n = check_all(drop);	/* were these still our messages? */
-	if (n == 0)
-		n = number_twins(drop);
-	if (n == -1) {
-		free(drop->ids);
-		drop->ids = NULL;
-	}
-	return n;
-}
-
-/* Go to message n, over what need not be read. */
-static void
-scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
-{
-	off_t skipped = drop->messages[n].start - s->at;
-	struct reading r;
-
-	message_begin(drop, n, &r);
-	if (skipped >= 0 && skipped <= s->last - s->next)
-		s->next += skipped;
-	else
-		s->next = s->last = s->buf + PAGE;
-	s->at = drop->messages[n].start;
-	s->end = r.end;
-}
-
-static int
-digest_message(struct scan *s, const struct maildrop *drop, size_t n,
-    struct unique_id *id)
-{
-	const struct message *m = &drop->messages[n];
-	off_t body;
-	ssize_t size;
-	int found;
-
-	scan_jump(s, drop, n);
-	found = digest_header(s, m, false);
-	if (found == 0) {
-		scan_jump(s, drop, n);
-		found = digest_header(s, m, true);
-	}
-	if (found == -1 || (size = window(s)) == -1)
-		return -1;
-	body = (off_t)htole64((uint64_t)(m->octets - s->octets));
-	digest_add(&s->digest, &body, sizeof(body));
-	if (size > BODY_IN_ID)
-		size = BODY_IN_ID;
-	/* A missing newline may come later, with the next message. */
-	if (s->at + size == s->end && size > 0 && s->next[size - 1] == '\n')
-		size--;
-	digest_add(&s->digest, s->next, (size_t)size);
-	id->digest[0] = s->digest.a;
-	id->digest[1] = s->digest.b;
-	return 0;
-}
-
-/*
- * Digest the From_ line and the lasting header lines, or, with all, every line
- * that is not private; count the octets.  1 if there were such lines, 0 if
- * not, -1: trouble.
- */
-static int
-digest_header(struct scan *s, const struct message *m, bool all)
-{
-	bool hidden = false, chosen = false;
 	ssize_t n;
-	size_t empty;
-	int found = 0;
+	size_t kept;
 
-	memset(&s->digest, 0, sizeof(s->digest));
-	if (take_line(s, false, true) == -1)
-		return -1;
-	s->octets = 0;
-	while ((n = window(s)) > 0) {
-		if ((empty = empty_line(s->next, (size_t)n)) != 0) {
-			s->octets += 2;
-			consume(s, empty);
-			break;
-		}
-		if (!is_continued(s->next)) {
-			hidden = (m->flags & MSG_PRIVATE) != 0 &&
-			    is_one_of(s->next, (size_t)n, private_lines);
-			chosen = all ? !hidden :
-			    is_one_of(s->next, (size_t)n, lasting_lines);
-		}
-		if (chosen)
-			found = 1;
-		if (take_line(s, !hidden, chosen) == -1)
+	for (;;) {
+		if (r->at >= r->end)
+			return 0;
+		if ((off_t)size > r->end - r->at)
+			size = (size_t)(r->end - r->at);
+		if ((n = read_at(drop->fd, buf, size, r->at)) == -1)
 			return -1;
-	}
-	return n == -1 ? -1 : found;
-}
-
-/* Of identical messages the second is -2, the third -3: by a hash table. */
-static int
-number_twins(struct maildrop *drop)
-{
-	struct unique_id *id, *other;
-	size_t size = 2, i, at;
-	uint32_t *table;	/* the latest message with a digest, from 1 */
-
-	while (size < 2 * drop->count)
-		size *= 2;
-	if (drop->count > UINT32_MAX / 2 ||
-	    (table = calloc(size, sizeof(*table))) == NULL)
-		return -1;
-	for (i = 0; i < drop->count; i++) {
-		id = &drop->ids[i];
-		id->twin = 1;
-		for (at = id->digest[0] & (size - 1); table[at] != 0;
-		    at = (at + 1) & (size - 1)) {
-			other = &drop->ids[table[at] - 1];
-			if (other->digest[0] == id->digest[0] &&
-			    other->digest[1] == id->digest[1]) {
-				id->twin = other->twin + 1;
-				break;
-			}
+		if ((size_t)n < size) {
+			errno = ESTALE;
+			return -1;
 		}
-		table[at] = (uint32_t)i + 1;
+		if (!r->header) {
+			r->at += n;
+			return n;
+		}
+		if ((kept = hide_private(r, buf, size)) > 0)
+			return (ssize_t)kept;
 	}
-	free(table);
-	return 0;
-}
-
-void
-unique_id(const struct maildrop *drop, size_t n, char *text)
-{
-	const struct unique_id *id = &drop->ids[n];
-	int length;
-
-	length = snprintf(text, UNIQUE_ID_SIZE, "%016llx%016llx",
-	    (unsigned long long)id->digest[0],
-	    (unsigned long long)id->digest[1]);
-	if (id->twin > 1)
-		snprintf(text + length, UNIQUE_ID_SIZE - (size_t)length,
-		    "-%lu", (unsigned long)id->twin);
 }
 
 /* ---- the index ---- */
@@ -1695,6 +1231,25 @@ read_index(const struct maildrop *drop, struct index *x)
 	    x->count <= DATA_AREA_MAX / sizeof(struct message);
 }
 
+/* Whoever wrote it: every message lies in the mailbox, in order. */
+static bool
+is_plausible(const struct maildrop *drop, off_t size)
+{
+	const struct message *m;
+	off_t end;
+	size_t i;
+
+	for (i = 0; i < drop->count; i++) {
+		m = &drop->messages[i];
+		end = i + 1 < drop->count ? m[1].start : size;
+		if (m->start < 0 || end > size || m->octets < 0 ||
+		    m->start + m->from + 2 > end + 2 ||
+		    (m->flags & MSG_DELETED) != 0)
+			return false;
+	}
+	return true;
+}
+
 static bool
 load_index(struct maildrop *drop, const struct stat *st)
 {
@@ -1718,25 +1273,6 @@ load_index(struct maildrop *drop, const struct stat *st)
 	drop->messages = NULL;
 	drop->count = 0;
 	return false;
-}
-
-/* Whoever wrote it: every message lies in the mailbox, in order. */
-static bool
-is_plausible(const struct maildrop *drop, off_t size)
-{
-	const struct message *m;
-	off_t end;
-	size_t i;
-
-	for (i = 0; i < drop->count; i++) {
-		m = &drop->messages[i];
-		end = i + 1 < drop->count ? m[1].start : size;
-		if (m->start < 0 || end > size || m->octets < 0 ||
-		    m->start + m->from + 2 > end + 2 ||
-		    (m->flags & MSG_DELETED) != 0)
-			return false;
-	}
-	return true;
 }
 
 static bool
@@ -1793,6 +1329,167 @@ maildrop_index(struct maildrop *drop)
 		(void)cut_to(drop->side, SIDE_DATA);
 }
 
+/* ---- unique-ids ---- */
+
+/* Go to message n, over what need not be read. */
+static void
+scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
+{
+	off_t skipped = drop->messages[n].start - s->at;
+	struct reading r;
+
+	message_begin(drop, n, &r);
+	if (skipped >= 0 && skipped <= s->last - s->next)
+		s->next += skipped;
+	else
+		s->next = s->last = s->buf + PAGE;
+	s->at = drop->messages[n].start;
+	s->end = r.end;
+}
+
+/*
+ * Digest the From_ line and the lasting header lines, or, with all, every line
+ * that is not private; count the octets.  1 if there were such lines, 0 if
+ * not, -1: trouble.
+ */
+static int
+digest_header(struct scan *s, const struct message *m, bool all)
+{
+	bool hidden = false, chosen = false;
+	ssize_t n;
+	size_t empty;
+	int found = 0;
+
+	memset(&s->digest, 0, sizeof(s->digest));
+	if (take_line(s, false, true) == -1)
+		return -1;
+	s->octets = 0;
+	while ((n = window(s)) > 0) {
+		if ((empty = empty_line(s->next, (size_t)n)) != 0) {
+			s->octets += 2;
+			consume(s, empty);
+			break;
+		}
+		if (!is_continued(s->next)) {
+			hidden = (m->flags & MSG_PRIVATE) != 0 &&
+			    is_one_of(s->next, (size_t)n, private_lines);
+			chosen = all ? !hidden :
+			    is_one_of(s->next, (size_t)n, lasting_lines);
+		}
+		if (chosen)
+			found = 1;
+		if (take_line(s, !hidden, chosen) == -1)
+			return -1;
+	}
+	return n == -1 ? -1 : found;
+}
+
+static int
+digest_message(struct scan *s, const struct maildrop *drop, size_t n,
+    struct unique_id *id)
+{
+	const struct message *m = &drop->messages[n];
+	off_t body;
+	ssize_t size;
+	int found;
+
+	scan_jump(s, drop, n);
+	found = digest_header(s, m, false);
+	if (found == 0) {
+		scan_jump(s, drop, n);
+		found = digest_header(s, m, true);
+	}
+	if (found == -1 || (size = window(s)) == -1)
+		return -1;
+	body = (off_t)htole64((uint64_t)(m->octets - s->octets));
+	digest_add(&s->digest, &body, sizeof(body));
+	if (size > BODY_IN_ID)
+		size = BODY_IN_ID;
+	/* A missing newline may come later, with the next message. */
+	if (s->at + size == s->end && size > 0 && s->next[size - 1] == '\n')
+		size--;
+	digest_add(&s->digest, s->next, (size_t)size);
+	id->digest[0] = s->digest.a;
+	id->digest[1] = s->digest.b;
+	return 0;
+}
+
+/* Of identical messages the second is -2, the third -3: by a hash table. */
+static int
+number_twins(struct maildrop *drop)
+{
+	struct unique_id *id, *other;
+	size_t size = 2, i, at;
+	uint32_t *table;	/* the latest message with a digest, from 1 */
+
+	while (size < 2 * drop->count)
+		size *= 2;
+	if (drop->count > UINT32_MAX / 2 ||
+	    (table = calloc(size, sizeof(*table))) == NULL)
+		return -1;
+	for (i = 0; i < drop->count; i++) {
+		id = &drop->ids[i];
+		id->twin = 1;
+		for (at = id->digest[0] & (size - 1); table[at] != 0;
+		    at = (at + 1) & (size - 1)) {
+			other = &drop->ids[table[at] - 1];
+			if (other->digest[0] == id->digest[0] &&
+			    other->digest[1] == id->digest[1]) {
+				id->twin = other->twin + 1;
+				break;
+			}
+		}
+		table[at] = (uint32_t)i + 1;
+	}
+	free(table);
+	return 0;
+}
+
+int
+maildrop_ids(struct maildrop *drop)
+{
+	struct stat now;
+	struct scan s;
+	size_t i;
+	int n = 0;
+
+	if (drop->ids != NULL || drop->count == 0 || load_ids(drop))
+		return 0;
+	if (scan_begin(&s, drop->fd, 0, 0, IDS_SIZE) == -1)
+		return -1;
+	s.limit = drop->seen.st_size;
+	drop->ids = calloc(drop->count, sizeof(*drop->ids));
+	if (drop->ids == NULL)
+		n = -1;
+	for (i = 0; n == 0 && i < drop->count; i++)
+		n = digest_message(&s, drop, i, &drop->ids[i]);
+	scan_end(&s);
+	if (n == 0 && fstat(drop->fd, &now) == 0 &&
+	    !same_times(&drop->seen, &now))
+		n = check_all(drop);	/* were these still our messages? */
+	if (n == 0)
+		n = number_twins(drop);
+	if (n == -1) {
+		free(drop->ids);
+		drop->ids = NULL;
+	}
+	return n;
+}
+
+void
+unique_id(const struct maildrop *drop, size_t n, char *text)
+{
+	const struct unique_id *id = &drop->ids[n];
+	int length;
+
+	length = snprintf(text, UNIQUE_ID_SIZE, "%016llx%016llx",
+	    (unsigned long long)id->digest[0],
+	    (unsigned long long)id->digest[1]);
+	if (id->twin > 1)
+		snprintf(text + length, UNIQUE_ID_SIZE - (size_t)length,
+		    "-%lu", (unsigned long)id->twin);
+}
+
 /* ---- UPDATE ---- */
 
 /*
@@ -1841,142 +1538,6 @@ is_deleted(const struct maildrop *drop)
 	return false;
 }
 
-int
-maildrop_update(struct maildrop *drop)
-{
-	int n;
-
-	if (!is_deleted(drop))
-		return 0;
-	if (!drop->writable)
-		return fail(drop, EROFS, "the maildrop cannot be written");
-	if (lock(drop, true) == -1)
-		return -1;
-	if (check_all(drop) == -1)
-		n = fail(drop, errno, "mailbox was changed by another "
-		    "program");
-	else
-		n = update(drop);
-	unlock(drop);
-	return n;
-}
-
-/* Under all locks, the messages being where the scan found them. */
-static int
-update(struct maildrop *drop)
-{
-	struct update u = { .drop = drop };
-	struct stat st, side;
-	off_t w, r;
-
-	if (fstat(drop->fd, &st) == -1 || fstat(drop->side, &side) == -1)
-		return fail(drop, errno, "cannot look at the files");
-	w = next_dead(&u, st.st_size);
-	r = skip_dead(&u, w, st.st_size);
-	if (r == st.st_size) {	/* nothing to keep behind: atomic by itself */
-		if (cut_to(drop->fd, w) == -1 || synced(drop->fd) == -1)
-			return fail(drop, errno, "cannot cut the mailbox");
-		return 0;
-	}
-	if (side.st_nlink != 1)
-		return fail(drop, ESTALE, "the side file was removed");
-	if (latest(drop, &u.rec) == -1)
-		return fail(drop, errno, "cannot read the side file");
-	arc4random_buf(u.rec.mark, sizeof(u.rec.mark));
-	if (reserve(&u, st.st_size) == -1 ||
-	    count_steps(u, w, r, st.st_size) == -1)
-		return -1;
-	if (put_record(&u, HOLE, w, r, 0, 0) == -1 ||
-	    close_hole(&u, w, r) == -1)
-		return fail(drop, errno, "UPDATE: %s", strerror(errno));
-	return 0;
-}
-
-/* The latest valid record, or one that says IDLE. */
-static int
-latest(const struct maildrop *drop, struct record *rec)
-{
-	struct record slot;
-	int i;
-
-	memset(rec, 0, sizeof(*rec));
-	for (i = 0; drop->side != -1 && i < 2; i++) {
-		memset(&slot, 0, sizeof(slot));
-		if (read_at(drop->side, &slot, sizeof(slot),
-		    i * SIDE_SLOTS) == -1)
-			return -1;
-		if (slot.magic == RECORD_MAGIC &&
-		    slot.self == self_sum(&slot) &&
-		    slot.sequence > rec->sequence)
-			*rec = slot;
-	}
-	return 0;
-}
-
-static int
-put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
-    off_t next)
-{
-	struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
-	char slot[512] = { 0 };
-	struct stat st;
-
-	if (fstat(drop->fd, &st) == -1)
-		return -1;
-	rec->magic = RECORD_MAGIC;
-	rec->sequence++;
-	rec->state = state;
-	rec->w = w;
-	rec->r = r;
-	rec->n = n;
-	rec->next = next;
-	rec->device = st.st_dev;
-	rec->inode = st.st_ino;
-	rec->size = st.st_size;
-	if (sums(drop, rec) == -1)
-		return -1;
-	rec->self = self_sum(rec);
-	memcpy(slot, rec, sizeof(*rec));
-	if (write_at(drop->side, slot, sizeof(slot),
-	    (off_t)(rec->sequence % 2) * SIDE_SLOTS) == -1)
-		return -1;
-	return synced(drop->side);
-}
-
-/* Of what no step will touch: in front of w, and from r or next on. */
-static int
-sums(const struct maildrop *drop, struct record *rec)
-{
-	off_t from = rec->n > 0 ? rec->next : rec->r, to = from + SUMMED;
-
-	if (to > rec->size)
-		to = rec->size;
-	if (sum(drop->fd, rec->w > SUMMED ? rec->w - SUMMED : 0, rec->w,
-	    &rec->behind) == -1)
-		return -1;
-	return sum(drop->fd, from, to, &rec->ahead);
-}
-
-static int
-sum(int fd, off_t from, off_t to, uint64_t *result)
-{
-	char buf[SUMMED];
-	ssize_t n = 0;
-
-	if (to > from && (n = read_at(fd, buf, (size_t)(to - from),
-	    from)) == -1)
-		return -1;
-	*result = digest_of(buf, (size_t)n).b;
-	return 0;
-}
-
-static uint64_t
-self_sum(const struct record *rec)
-{
-	return digest_of(rec, offsetof(struct record, self)).b;
-}
-
 /* Where the next deleted message begins, or size. */
 static off_t
 next_dead(struct update *u, off_t size)
@@ -2013,27 +1574,55 @@ skip_dead(struct update *u, off_t r, off_t size)
 	return r;
 }
 
+static uint64_t
+self_sum(const struct record *rec)
+{
+	return digest_of(rec, offsetof(struct record, self)).b;
+}
+
+/* The latest valid record, or one that says IDLE. */
+static int
+latest(const struct maildrop *drop, struct record *rec)
+{
+	struct record slot;
+	int i;
+
+	memset(rec, 0, sizeof(*rec));
+	for (i = 0; drop->side != -1 && i < 2; i++) {
+		memset(&slot, 0, sizeof(slot));
+		if (read_at(drop->side, &slot, sizeof(slot),
+		    i * SIDE_SLOTS) == -1)
+			return -1;
+		if (slot.magic == RECORD_MAGIC &&
+		    slot.self == self_sum(&slot) &&
+		    slot.sequence > rec->sequence)
+			*rec = slot;
+	}
+	return 0;
+}
+
 /*
- * Gather the live bytes from *r on, limit at most: copy them to offset at of
- * fd, unless that is -1.  *n says how many, *r where the next step begins.
+ * Have as much data area as there is to move, DATA_AREA_MAX at most; as much
+ * as there is room for; none if all fits in the hole, or nothing is left.
  */
 static int
-take(struct update *u, off_t *r, off_t size, off_t limit, int fd, off_t at,
-    off_t *n)
+reserve(struct update *u, off_t size)
 {
-	off_t end;
+	struct maildrop *drop = u->drop;
+	struct rlimit limit;
+	off_t most = DATA_AREA_MAX;
 
-	*n = 0;
-	while (*r < size && *n < limit) {
-		end = next_dead(u, size);
-		if (end > *r + limit - *n)
-			end = *r + limit - *n;
-		if (fd != -1 && copy(u->drop, u->drop->fd, *r, fd, at + *n,
-		    end - *r) == -1)
-			return -1;
-		*n += end - *r;
-		*r = skip_dead(u, end, size);
-	}
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
+	    limit.rlim_cur != RLIM_INFINITY &&
+	    ((off_t)limit.rlim_cur < size ||
+	    (off_t)limit.rlim_cur < SIDE_DATA))
+		return fail(drop, EFBIG, "file size limit below the mailbox");
+	if (most > size)
+		most = size;
+	for (; most >= SIDE_SLOTS; most /= 2)
+		if (posix_fallocate(drop->side, SIDE_DATA, most) == 0)
+			break;
+	u->room = most >= SIDE_SLOTS ? most : 0;
 	return 0;
 }
 
@@ -2067,27 +1656,26 @@ copy(struct maildrop *drop, int from_fd, off_t from, int to_fd, off_t to,
 }
 
 /*
- * Have as much data area as there is to move, DATA_AREA_MAX at most; as much
- * as there is room for; none if all fits in the hole, or nothing is left.
+ * Gather the live bytes from *r on, limit at most: copy them to offset at of
+ * fd, unless that is -1.  *n says how many, *r where the next step begins.
  */
 static int
-reserve(struct update *u, off_t size)
+take(struct update *u, off_t *r, off_t size, off_t limit, int fd, off_t at,
+    off_t *n)
 {
-	struct maildrop *drop = u->drop;
-	struct rlimit limit;
-	off_t most = DATA_AREA_MAX;
+	off_t end;
 
-	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
-	    limit.rlim_cur != RLIM_INFINITY &&
-	    ((off_t)limit.rlim_cur < size ||
-	    (off_t)limit.rlim_cur < SIDE_DATA))
-		return fail(drop, EFBIG, "file size limit below the mailbox");
-	if (most > size)
-		most = size;
-	for (; most >= SIDE_SLOTS; most /= 2)
-		if (posix_fallocate(drop->side, SIDE_DATA, most) == 0)
-			break;
-	u->room = most >= SIDE_SLOTS ? most : 0;
+	*n = 0;
+	while (*r < size && *n < limit) {
+		end = next_dead(u, size);
+		if (end > *r + limit - *n)
+			end = *r + limit - *n;
+		if (fd != -1 && copy(u->drop, u->drop->fd, *r, fd, at + *n,
+		    end - *r) == -1)
+			return -1;
+		*n += end - *r;
+		*r = skip_dead(u, end, size);
+	}
 	return 0;
 }
 
@@ -2109,27 +1697,76 @@ count_steps(struct update u, off_t w, off_t r, off_t size)
 }
 
 static int
-close_hole(struct update *u, off_t w, off_t r)
+sum(int fd, off_t from, off_t to, uint64_t *result)
+{
+	char buf[SUMMED];
+	ssize_t n = 0;
+
+	if (to > from && (n = read_at(fd, buf, (size_t)(to - from),
+	    from)) == -1)
+		return -1;
+	*result = digest_of(buf, (size_t)n).b;
+	return 0;
+}
+
+/* Of what no step will touch: in front of w, and from r or next on. */
+static int
+sums(const struct maildrop *drop, struct record *rec)
+{
+	off_t from = rec->n > 0 ? rec->next : rec->r, to = from + SUMMED;
+
+	if (to > rec->size)
+		to = rec->size;
+	if (sum(drop->fd, rec->w > SUMMED ? rec->w - SUMMED : 0, rec->w,
+	    &rec->behind) == -1)
+		return -1;
+	return sum(drop->fd, from, to, &rec->ahead);
+}
+
+static int
+put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
+    off_t next)
+{
+	struct record *rec = &u->rec;
+	struct maildrop *drop = u->drop;
+	char slot[512] = { 0 };
+	struct stat st;
+
+	if (fstat(drop->fd, &st) == -1)
+		return -1;
+	rec->magic = RECORD_MAGIC;
+	rec->sequence++;
+	rec->state = state;
+	rec->w = w;
+	rec->r = r;
+	rec->n = n;
+	rec->next = next;
+	rec->device = st.st_dev;
+	rec->inode = st.st_ino;
+	rec->size = st.st_size;
+	if (sums(drop, rec) == -1)
+		return -1;
+	rec->self = self_sum(rec);
+	memcpy(slot, rec, sizeof(*rec));
+	if (write_at(drop->side, slot, sizeof(slot),
+	    (off_t)(rec->sequence % 2) * SIDE_SLOTS) == -1)
+		return -1;
+	return synced(drop->side);
+}
+
+/* Put what the data area holds into the mailbox, as the record says. */
+static int
+move_saved(struct update *u, off_t *w, off_t *r)
 {
 	struct maildrop *drop = u->drop;
-	struct stat st;
-	size_t mark;
+	off_t n = u->rec.n;
 
-	for (;;) {
-		if (fstat(drop->fd, &st) == -1)
-			return -1;
-		if (r >= st.st_size)
-			break;
-		if (step(u, &w, &r, st.st_size) == -1)
-			return -1;
-	}
-	mark = r - w < MARK_SIZE ? (size_t)(r - w) : MARK_SIZE;
-	if (write_at(drop->fd, u->rec.mark, mark, w) == -1 ||
-	    synced(drop->fd) == -1 ||
-	    put_record(u, CUT, w, r, 0, 0) == -1 ||
-	    cut_to(drop->fd, w) == -1)
+	if (copy(drop, drop->side, SIDE_DATA, drop->fd, u->rec.w, n) == -1 ||
+	    synced(drop->fd) == -1)
 		return -1;
-	return finish(u);
+	*w = u->rec.w + n;
+	*r = u->rec.next;
+	return put_record(u, HOLE, *w, *r, 0, 0);
 }
 
 /* Move what the hole or the data area can take. */
@@ -2157,21 +1794,6 @@ step(struct update *u, off_t *w, off_t *r, off_t size)
 	return put_record(u, HOLE, *w, *r, 0, 0);
 }
 
-/* Put what the data area holds into the mailbox, as the record says. */
-static int
-move_saved(struct update *u, off_t *w, off_t *r)
-{
-	struct maildrop *drop = u->drop;
-	off_t n = u->rec.n;
-
-	if (copy(drop, drop->side, SIDE_DATA, drop->fd, u->rec.w, n) == -1 ||
-	    synced(drop->fd) == -1)
-		return -1;
-	*w = u->rec.w + n;
-	*r = u->rec.next;
-	return put_record(u, HOLE, *w, *r, 0, 0);
-}
-
 static int
 finish(struct update *u)
 {
@@ -2182,78 +1804,123 @@ finish(struct update *u)
 	return 0;
 }
 
-/* ---- recovery ---- */
-
-/* At login, under all locks, before the scan. */
 static int
-recover(struct maildrop *drop, const struct record *rec)
+close_hole(struct update *u, off_t w, off_t r)
 {
-	struct update u = { .drop = drop, .rec = *rec };
-	off_t w = rec->w, r = rec->r;
+	struct maildrop *drop = u->drop;
 	struct stat st;
-	int n;
+	size_t mark;
 
-	/* A record that a killed process wrote may not be on the disk yet. */
-	if (synced(drop->side) == -1)
-		return fail(drop, errno, "cannot write the side file");
-	n = matches(drop, rec);
-	if (n == 0)
-		return set_side_aside(drop);
-	if (n == -1 || fstat(drop->fd, &st) == -1)
-		return fail(drop, errno, "recovery: %s", strerror(errno));
-	if (rec->state == CUT)
-		n = recover_cut(&u);
-	else if (rec->n > 0)
-		n = move_saved(&u, &w, &r);
-	if (n == -1 || (u.rec.state != IDLE &&
-	    (reserve(&u, st.st_size) == -1 || close_hole(&u, w, r) == -1)))
-		return fail(drop, errno, "recovery: %s", strerror(errno));
+	for (;;) {
+		if (fstat(drop->fd, &st) == -1)
+			return -1;
+		if (r >= st.st_size)
+			break;
+		if (step(u, &w, &r, st.st_size) == -1)
+			return -1;
+	}
+	mark = r - w < MARK_SIZE ? (size_t)(r - w) : MARK_SIZE;
+	if (write_at(drop->fd, u->rec.mark, mark, w) == -1 ||
+	    synced(drop->fd) == -1 ||
+	    put_record(u, CUT, w, r, 0, 0) == -1 ||
+	    cut_to(drop->fd, w) == -1)
+		return -1;
+	return finish(u);
+}
+
+/* Under all locks, the messages being where the scan found them. */
+static int
+update(struct maildrop *drop)
+{
+	struct update u = { .drop = drop };
+	struct stat st, side;
+	off_t w, r;
+
+	if (fstat(drop->fd, &st) == -1 || fstat(drop->side, &side) == -1)
+		return fail(drop, errno, "cannot look at the files");
+	w = next_dead(&u, st.st_size);
+	r = skip_dead(&u, w, st.st_size);
+	if (r == st.st_size) {	/* nothing to keep behind: atomic by itself */
+		if (cut_to(drop->fd, w) == -1 || synced(drop->fd) == -1)
+			return fail(drop, errno, "cannot cut the mailbox");
+		return 0;
+	}
+	if (side.st_nlink != 1)
+		return fail(drop, ESTALE, "the side file was removed");
+	if (latest(drop, &u.rec) == -1)
+		return fail(drop, errno, "cannot read the side file");
+	arc4random_buf(u.rec.mark, sizeof(u.rec.mark));
+	if (reserve(&u, st.st_size) == -1 ||
+	    count_steps(u, w, r, st.st_size) == -1)
+		return -1;
+	if (put_record(&u, HOLE, w, r, 0, 0) == -1 ||
+	    close_hole(&u, w, r) == -1)
+		return fail(drop, errno, "UPDATE: %s", strerror(errno));
 	return 0;
 }
 
-/* If the mark is gone so is all behind w, and what is there now is new. */
-static int
-recover_cut(struct update *u)
+int
+maildrop_update(struct maildrop *drop)
 {
-	const struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
-	char now[MARK_SIZE];
-	struct stat st;
-	size_t mark = MARK_SIZE;
+	int n;
 
-	if (rec->r - rec->w < MARK_SIZE)
-		mark = (size_t)(rec->r - rec->w);
-	if (fstat(drop->fd, &st) == -1 ||
-	    read_at(drop->fd, now, mark, rec->w) == -1)
+	if (!is_deleted(drop))
+		return 0;
+	if (!drop->writable)
+		return fail(drop, EROFS, "the maildrop cannot be written");
+	if (lock(drop, true) == -1)
 		return -1;
-	if (st.st_size < rec->r || memcmp(now, rec->mark, mark) != 0)
-		return finish(u);
-	return put_record(u, HOLE, rec->w, rec->r, 0, 0);
+	if (check_all(drop) == -1)
+		n = fail(drop, errno, "mailbox was changed by another "
+		    "program");
+	else
+		n = update(drop);
+	unlock(drop);
+	return n;
 }
 
-/* Whether the mailbox is the one in the record: 1, 0, or -1 with errno. */
+/* ---- the side file ---- */
+
 static int
-matches(const struct maildrop *drop, const struct record *rec)
+create_side(struct maildrop *drop)
 {
-	struct record now = *rec;
+	static const char zeros[SIDE_DATA];
 	struct stat st;
 
-	if (drop->fd == -1)
-		return 0;
-	if (fstat(drop->fd, &st) == -1)
+	with_spool_gid(drop);
+	drop->side = openat(drop->dir, drop->side_name, O_RDWR | O_CREAT |
+	    O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+	without_spool_gid(drop);
+	if (drop->side == -1)
+		return fail(drop, errno, "cannot open the side file");
+	if (fstat(drop->side, &st) == -1 ||
+	    check_file(drop, "side file", &st) == -1) {
+		close(drop->side);
+		drop->side = -1;
 		return -1;
-	if (st.st_dev != rec->device || st.st_ino != rec->inode ||
-	    rec->w < 0 || rec->w > rec->r || rec->r > rec->size ||
-	    rec->n < 0 || rec->n > DATA_AREA_MAX ||
-	    (rec->n > 0 && (rec->next < rec->r + rec->n ||
-	    rec->next > rec->size)) ||
-	    st.st_size < (rec->state == CUT ? rec->w : rec->size))
+	}
+	/* So that the slots have blocks when the disk is full one day. */
+	if (st.st_size == 0)
+		(void)write_at(drop->side, zeros, sizeof(zeros), 0);
+	return 0;
+}
+
+/* A POSIX lock, for it tells the holder's pid: the file is opened once. */
+static int
+session_lock(struct maildrop *drop)
+{
+	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(drop->side, F_SETLK, &whole) == 0)
 		return 0;
-	if (sums(drop, &now) == -1)
-		return -1;
-	if (rec->state == CUT)		/* what is from r on is new mail */
-		now.ahead = rec->ahead;
-	return now.behind == rec->behind && now.ahead == rec->ahead;
+	if (errno != EAGAIN && errno != EACCES)
+		return fail(drop, errno, "cannot lock the side file");
+	whole.l_type = F_WRLCK;
+	if (fcntl(drop->side, F_GETLK, &whole) == -1 ||
+	    whole.l_type == F_UNLCK)
+		whole.l_pid = 0;
+	return fail(drop, EBUSY, "session lock held by pid %ld",
+	    (long)whole.l_pid);
 }
 
 /*
@@ -2284,6 +1951,258 @@ set_side_aside(struct maildrop *drop)
 	    "program after an UPDATE was cut short; the side file is kept as "
 	    "%.100s", aside);
 	return 0;
+}
+
+/* ---- recovery ---- */
+
+/* Whether the mailbox is the one in the record: 1, 0, or -1 with errno. */
+static int
+matches(const struct maildrop *drop, const struct record *rec)
+{
+	struct record now = *rec;
+	struct stat st;
+
+	if (drop->fd == -1)
+		return 0;
+	if (fstat(drop->fd, &st) == -1)
+		return -1;
+	if (st.st_dev != rec->device || st.st_ino != rec->inode ||
+	    rec->w < 0 || rec->w > rec->r || rec->r > rec->size ||
+	    rec->n < 0 || rec->n > DATA_AREA_MAX ||
+	    (rec->n > 0 && (rec->next < rec->r + rec->n ||
+	    rec->next > rec->size)) ||
+	    st.st_size < (rec->state == CUT ? rec->w : rec->size))
+		return 0;
+	if (sums(drop, &now) == -1)
+		return -1;
+	if (rec->state == CUT)		/* what is from r on is new mail */
+		now.ahead = rec->ahead;
+	return now.behind == rec->behind && now.ahead == rec->ahead;
+}
+
+/* If the mark is gone so is all behind w, and what is there now is new. */
+static int
+recover_cut(struct update *u)
+{
+	const struct record *rec = &u->rec;
+	struct maildrop *drop = u->drop;
+	char now[MARK_SIZE];
+	struct stat st;
+	size_t mark = MARK_SIZE;
+
+	if (rec->r - rec->w < MARK_SIZE)
+		mark = (size_t)(rec->r - rec->w);
+	if (fstat(drop->fd, &st) == -1 ||
+	    read_at(drop->fd, now, mark, rec->w) == -1)
+		return -1;
+	if (st.st_size < rec->r || memcmp(now, rec->mark, mark) != 0)
+		return finish(u);
+	return put_record(u, HOLE, rec->w, rec->r, 0, 0);
+}
+
+/* At login, under all locks, before the scan. */
+static int
+recover(struct maildrop *drop, const struct record *rec)
+{
+	struct update u = { .drop = drop, .rec = *rec };
+	off_t w = rec->w, r = rec->r;
+	struct stat st;
+	int n;
+
+	/* A record that a killed process wrote may not be on the disk yet. */
+	if (synced(drop->side) == -1)
+		return fail(drop, errno, "cannot write the side file");
+	n = matches(drop, rec);
+	if (n == 0)
+		return set_side_aside(drop);
+	if (n == -1 || fstat(drop->fd, &st) == -1)
+		return fail(drop, errno, "recovery: %s", strerror(errno));
+	if (rec->state == CUT)
+		n = recover_cut(&u);
+	else if (rec->n > 0)
+		n = move_saved(&u, &w, &r);
+	if (n == -1 || (u.rec.state != IDLE &&
+	    (reserve(&u, st.st_size) == -1 || close_hole(&u, w, r) == -1)))
+		return fail(drop, errno, "recovery: %s", strerror(errno));
+	return 0;
+}
+
+/* ---- opening and closing ---- */
+
+gid_t
+maildrop_gid(const char *path, const struct passwd *pw)
+{
+	char dir[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	struct stat st;
+
+	if (slash == NULL || (size_t)(slash - path) >= sizeof(dir))
+		return pw->pw_gid;
+	strlcpy(dir, path, (size_t)(slash - path) + 1);
+	if (stat(dir, &st) == -1 || !S_ISDIR(st.st_mode) || st.st_uid != 0 ||
+	    st.st_gid == 0 || (st.st_mode & S_IWGRP) == 0 ||
+	    (st.st_mode & S_IWOTH) != 0)
+		return pw->pw_gid;
+	return st.st_gid;
+}
+
+/* Open the mailbox's directory and make the names of the files in it. */
+static int
+split_path(struct maildrop *drop, const char *path, int *dir)
+{
+	char parent[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	size_t n;
+
+	*dir = -1;
+	n = slash == NULL ? 0 : (size_t)(slash - path);
+	if (slash == NULL || slash[1] == '\0' || n >= sizeof(parent) ||
+	    strlen(slash + 1) >= sizeof(drop->name))
+		return fail(drop, EPERM, "no path of a mailbox");
+	strlcpy(parent, path, n + 1);
+	*dir = open(n == 0 ? "/" : parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (*dir == -1)
+		return fail(drop, errno == ENOENT || errno == ENOTDIR ||
+		    errno == EACCES ? EPERM : errno, "cannot open %s",
+		    parent);
+	strlcpy(drop->name, slash + 1, sizeof(drop->name));
+	snprintf(drop->side_name, sizeof(drop->side_name), ".%s.pop3d",
+	    drop->name);
+	snprintf(drop->hitch_name, sizeof(drop->hitch_name), ".%s.pop3d.lock",
+	    drop->name);
+	snprintf(drop->lock_name, sizeof(drop->lock_name), "%s.lock",
+	    drop->name);
+	return 0;
+}
+
+/*
+ * The dotlock is a second name of this file, made before the session is
+ * confined.  The session lock is ours, so one that is there is a dead
+ * session's, and so is a dotlock that is the same file: break it at once.
+ */
+static void
+open_hitch(struct maildrop *drop)
+{
+	struct stat left, held;
+	char pid[16];
+	int n;
+
+	if (fstatat(drop->dir, drop->hitch_name, &left,
+	    AT_SYMLINK_NOFOLLOW) == 0) {
+		if (fstatat(drop->dir, drop->lock_name, &held,
+		    AT_SYMLINK_NOFOLLOW) == 0 && same_file(&left, &held))
+			(void)set_dotlock_aside(drop, &held);
+		with_spool_gid(drop);
+		unlinkat(drop->dir, drop->hitch_name, 0);
+		without_spool_gid(drop);
+	}
+	with_spool_gid(drop);
+	drop->hitch = openat(drop->dir, drop->hitch_name, O_RDWR | O_CREAT |
+	    O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	without_spool_gid(drop);
+	if (drop->hitch == -1) {
+		fail(drop, errno, "cannot make a file for the dotlock");
+		drop->writable = false;
+		return;
+	}
+	/* An empty one serves too, on a full disk. */
+	n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
+	(void)write_at(drop->hitch, pid, (size_t)n, 0);
+}
+
+/*
+ * The side file holds the session lock, the records and data area of UPDATE,
+ * and the index.  Without it mail can be read but not deleted.
+ */
+static int
+open_side(struct maildrop *drop)
+{
+	int tries;
+
+	for (tries = 0; tries < 10; tries++) {
+		if (create_side(drop) == -1)
+			break;
+		if (session_lock(drop) == -1)
+			return -1;
+		if (names(drop, drop->side_name, drop->side)) {
+			open_hitch(drop);
+			return 0;
+		}
+		close(drop->side);	/* it was set aside as we came */
+		drop->side = -1;
+	}
+	drop->writable = false;
+	drop->side = openat(drop->dir, drop->side_name,
+	    O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	return 0;
+}
+
+/* Once, and never again: a POSIX lock would go with any close of the file. */
+static int
+open_mailbox(struct maildrop *drop)
+{
+	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	struct stat st, opened;
+
+	if (fstatat(drop->dir, drop->name, &st, AT_SYMLINK_NOFOLLOW) == -1)
+		return errno == ENOENT ? 0 :
+		    fail(drop, errno, "cannot look at the mailbox");
+	if (check_file(drop, "mailbox", &st) == -1)
+		return -1;
+	drop->fd = openat(drop->dir, drop->name, O_RDWR | flags);
+	if (drop->fd == -1 && (errno == EACCES || errno == EROFS)) {
+		drop->writable = false;
+		drop->fd = openat(drop->dir, drop->name, O_RDONLY | flags);
+	}
+	if (drop->fd == -1 || fstat(drop->fd, &opened) == -1)
+		return fail(drop, errno, "cannot open the mailbox");
+	if (!same_file(&st, &opened))
+		return fail(drop, ESTALE, "the mailbox is being replaced");
+	return 0;
+}
+
+int
+maildrop_open(struct maildrop *drop, const char *path, gid_t spool)
+{
+	struct record rec;
+
+	memset(drop, 0, sizeof(*drop));
+	drop->fd = drop->side = drop->hitch = -1;
+	drop->spool = spool;
+	drop->writable = true;
+	if (split_path(drop, path, &drop->dir) == -1)
+		return -1;
+	if (open_side(drop) == -1 || open_mailbox(drop) == -1)
+		return -1;
+	if (latest(drop, &rec) == -1)
+		return fail(drop, errno, "cannot read the side file");
+	if (rec.state == IDLE)
+		return lock(drop, false);
+	if (!drop->writable)
+		return fail(drop, EROFS, "an UPDATE was cut short, and "
+		    "cannot be recovered here");
+	if (lock(drop, true) == -1)
+		return -1;
+	return recover(drop, &rec);
+}
+
+int
+maildrop_scan(struct maildrop *drop)
+{
+	struct timespec now;
+	int n = 0;
+
+	if (drop->fd != -1) {
+		if (fstat(drop->fd, &drop->seen) == -1)
+			n = fail(drop, errno, "cannot look at the mailbox");
+		else if (!load_index(drop, &drop->seen))
+			n = find_messages(drop);
+		clock_gettime(CLOCK_REALTIME, &now);
+		drop->settled = now.tv_sec - drop->seen.st_ctime >
+		    SETTLED_SECONDS;
+	}
+	unlock(drop);
+	return n;
 }
 
 void

@@ -19,9 +19,9 @@
  * A POP3 session on stdin and stdout (RFC 1939): options, the states, the
  * commands, the replies, the log.
  *
- * As root, bytes of a stranger reach only what is here up to login(): the
- * PROXY line, read_line(), the argument splitter, the handlers in
- * authorization[], and, as a user name and a password, PAM.
+ * As root, bytes of a stranger reach only read_proxy(), read_line(), split(),
+ * the handlers in authorization[] with plain() and decode(), and, as a user
+ * name and a password, PAM.
  */
 
 #define LIBBSD_OPENBSD_VIS	/* which strnvis(), though none is used */
@@ -58,8 +58,6 @@
 #define BAD_MAX		20		/* bad commands in a row */
 #define LOGGED_OCTETS	64		/* of a stranger's text */
 #define REST		-1		/* the argument is the rest of line */
-
-#define CHANGED	"[SYS/TEMP] mailbox was changed by another program"
 
 enum state { AUTHORIZATION, TRANSACTION, UPDATE, END };
 
@@ -116,285 +114,49 @@ static struct {
 
 static struct maildrop drop;
 
-static void	 options(int, char **);
-static void	 usage(void) __attribute__((noreturn));
-static void	 start(void);
-static void	 find_peer(void);
-static bool	 set_peer(const char *);
-static bool	 is_loopback(const char *);
-static void	 read_proxy(void);
-static void	 on_signal(int);
-static void	 end_session(const char *) __attribute__((noreturn));
-static const char *printable(char *, const char *);
-static void	 patience(void);
-static void	 fill(void);
-static char	*read_line(size_t);
-static void	 wipe_input(void);
-static void	 flush(void);
-static char	*room(size_t);
-static void	 put(const char *, size_t);
 static void	 reply(const char *, ...) __attribute__((format(printf, 1, 2)));
 static void	 put_line(const char *, ...)
 		    __attribute__((format(printf, 1, 2)));
-static void	 serve(const struct command *);
-static const char *run(const struct command *, char *);
-static const struct command *find(const struct command *, const char *);
-static int	 split(char *, char **, int);
-static const char *bad(const char *);
-static const char *plain(char *);
-static ssize_t	 decode(char *);
-static const char *login(const char *, const char *, const char *);
-static const char *open_maildrop(const struct passwd *, const char *);
-static bool	 mailbox_path(const struct passwd *, char *, size_t);
-static const char *trouble(const char *);
-static const char *message_arg(const char *, size_t *);
-static bool	 digits(const char *, unsigned long *);
-static const char *listing(const char *, void (*)(char *, size_t));
-static const char *send_message(size_t, struct sending *);
-static bool	 put_text(struct sending *, const char *, size_t);
-static void	 copy_rows(char *, const char *, size_t);
-static char	*end_line(struct sending *, char *);
 
-static const char *cmd_auth(char **), *cmd_capa(char **), *cmd_dele(char **),
-    *cmd_list(char **), *cmd_noop(char **), *cmd_pass(char **),
-    *cmd_quit(char **), *cmd_retr(char **), *cmd_rset(char **),
-    *cmd_stat(char **), *cmd_stls(char **), *cmd_top(char **),
-    *cmd_uidl(char **), *cmd_user(char **);
+/* ---- the log, and the end ---- */
 
-static const struct command authorization[] = {
-	{ "AUTH", 0, 2, cmd_auth },
-	{ "CAPA", 0, 0, cmd_capa },
-	{ "PASS", 1, REST, cmd_pass },
-	{ "QUIT", 0, 0, cmd_quit },
-	{ "STLS", 0, 0, cmd_stls },
-	{ "USER", 1, 1, cmd_user },
-	{ NULL, 0, 0, NULL }
-};
-
-static const struct command transaction[] = {
-	{ "CAPA", 0, 0, cmd_capa },
-	{ "DELE", 1, 1, cmd_dele },
-	{ "LIST", 0, 1, cmd_list },
-	{ "NOOP", 0, 0, cmd_noop },
-	{ "QUIT", 0, 0, cmd_quit },
-	{ "RETR", 1, 1, cmd_retr },
-	{ "RSET", 0, 0, cmd_rset },
-	{ "STAT", 0, 0, cmd_stat },
-	{ "TOP", 2, 2, cmd_top },
-	{ "UIDL", 0, 1, cmd_uidl },
-	{ NULL, 0, 0, NULL }
-};
-
-int
-main(int argc, char **argv, char **envp)
+/* Text of a stranger, fit for the log. */
+static const char *
+printable(char *text, const char *source)
 {
-	setproctitle_init(argc, argv, envp);
-	options(argc, argv);
-	start();
-	find_peer();
-	if (option.proxy)
-		read_proxy();
-	session.passwords = option.encrypted || option.clear ||
-	    is_loopback(session.peer) || isatty(STDIN_FILENO);
-
-	reply("POP3 server ready");
-	while (session.state == AUTHORIZATION)
-		serve(authorization);
-	while (session.state == TRANSACTION)
-		serve(transaction);
-	flush();
-	maildrop_index(&drop);
-	end_session("quit");
+	strvisx(text, source, strnlen(source, LOGGED_OCTETS),
+	    VIS_CSTYLE | VIS_WHITE);
+	return text;
 }
 
-/* ---- start ---- */
-
-static void
-options(int argc, char **argv)
+/* What mailbox.c could not do: to the log, to the client, and the end. */
+static const char *
+trouble(const char *what)
 {
-	const char *error;
-	int c;
+	char user[4 * LOGGED_OCTETS + 1];
+	int error = errno;
 
-	while ((c = getopt(argc, argv, "dm:Ppst:V")) != -1)
-		switch (c) {
-		case 'd':
-			option.debug = true;
-			break;
-		case 'm':
-			if (optarg[0] != '/' && optarg[0] != '%')
-				usage();
-			option.mailbox = optarg;
-			break;
-		case 'P':
-			option.proxy = true;
-			break;
-		case 'p':
-			option.clear = true;
-			break;
-		case 's':
-			option.encrypted = true;
-			break;
-		case 't':
-			option.autologout = (unsigned int)strtonum(optarg,
-			    AUTOLOGOUT_MIN, INT_MAX, &error);
-			if (error != NULL) {
-				warnx("-t %s is %s (at least %d)", optarg,
-				    error, AUTOLOGOUT_MIN);
-				usage();
-			}
-			break;
-		case 'V':
-			puts("pop3d " POP3D_VERSION);
-			exit(0);
-		default:
-			usage();
-		}
-	if (optind != argc)
-		usage();
-}
-
-static void
-usage(void)
-{
-	fprintf(stderr, "usage: %s [-dPpsV] [-m path] [-t seconds]\n",
-	    getprogname());
-	exit(64);
-}
-
-/* From here on stderr may be the client. */
-static void
-start(void)
-{
-	struct sigaction sa = { .sa_handler = on_signal,
-	    .sa_flags = SA_NODEFER };
-	struct rlimit none = { 0, 0 };
-	int on = 1;
-
-	closefrom(STDERR_FILENO + 1);
-	openlog("pop3d", LOG_NDELAY | LOG_PID | (option.debug ? LOG_PERROR : 0),
-	    LOG_MAIL);
-	tzset();
-	umask(077);
-	setrlimit(RLIMIT_CORE, &none);
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN);
-	sigaction(SIGALRM, &sa, NULL);
-	sigaction(SIGHUP, &sa, NULL);
-	sigaction(SIGINT, &sa, NULL);
-	sigaction(SIGTERM, &sa, NULL);
-	drop.dir = drop.fd = drop.side = drop.hitch = -1;
-	session.began = time(NULL);
-	alarm(LOGIN_SECONDS);
-	/* These fail on what is no socket, and then are not needed. */
-	setsockopt(STDIN_FILENO, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	setsockopt(STDIN_FILENO, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-}
-
-/*
- * Who the client is, as far as that can be told.  A peer on this host may be a
- * wrapper, stunnel(8) for one, that says in a variable whom it speaks for.
- */
-static void
-find_peer(void)
-{
-	static const char *const variables[] = { "TCPREMOTEIP", "REMOTE_HOST",
-	    "REMOTE_ADDR" };
-	struct sockaddr_storage ss;
-	socklen_t size = sizeof(ss);
-	char host[INET6_ADDRSTRLEN];
-	const void *address = NULL;
-	size_t i;
-
-	memset(&ss, 0, sizeof(ss));
-	if (getpeername(STDIN_FILENO, (struct sockaddr *)&ss, &size) == 0) {
-		if (ss.ss_family == AF_INET)
-			address = &((struct sockaddr_in *)&ss)->sin_addr;
-		if (ss.ss_family == AF_INET6)
-			address = &((struct sockaddr_in6 *)&ss)->sin6_addr;
+	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s at=%s error=%s: %m",
+	    printable(user, session.user), session.peer, what, drop.why);
+	session.ending = "maildrop";
+	switch (error) {
+	case EBUSY:
+		return "[IN-USE] maildrop is locked by another POP3 session";
+	case EAGAIN:
+		return session.state == UPDATE ?
+		    "[SYS/TEMP] mailbox is locked by another program" :
+		    "[IN-USE] mailbox is locked by another program";
+	case EBADMSG:
+		return "[SYS/PERM] not a mailbox";
+	case EPERM:
+		return "[SYS/PERM] no mailbox that can be used";
+	case ESTALE:
+		return "[SYS/TEMP] mailbox was changed by another program";
+	default:
+		return session.state == UPDATE ?
+		    "[SYS/TEMP] not all deleted messages may be gone" :
+		    "[SYS/TEMP] mailbox cannot be used now";
 	}
-	if (address != NULL && inet_ntop(ss.ss_family, address, host,
-	    sizeof(host)) != NULL && set_peer(host) &&
-	    !is_loopback(session.peer))
-		return;
-	for (i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
-		if (getenv(variables[i]) != NULL &&
-		    set_peer(getenv(variables[i])))
-			return;
-}
-
-/* Only what is an address, in the form that the log has. */
-static bool
-set_peer(const char *host)
-{
-	struct in6_addr v6;
-	struct in_addr v4;
-
-	if (strncasecmp(host, "::ffff:", 7) == 0 &&
-	    inet_pton(AF_INET, host + 7, &v4) == 1)
-		host += 7;
-	if (inet_pton(AF_INET, host, &v4) != 1 &&
-	    inet_pton(AF_INET6, host, &v6) != 1)
-		return false;
-	strlcpy(session.peer, host, sizeof(session.peer));
-	setproctitle("%s", session.peer);
-	return true;
-}
-
-static bool
-is_loopback(const char *host)
-{
-	return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
-}
-
-/*
- * PROXY v1: "PROXY TCP4 192.0.2.7 192.0.2.1 56324 110" with CRLF, or "PROXY
- * UNKNOWN" and anything.  Who sends something else is no proxy of ours.
- */
-static void
-read_proxy(void)
-{
-	char *line = read_line(PROXY_MAX_OCTETS), *args[7];
-	unsigned char address[sizeof(struct in6_addr)];
-	unsigned long port;
-	int family, i;
-
-	/* read_line() made the CR a NUL, if there was one. */
-	if (line == NULL || in.next < 2 ||
-	    line + strlen(line) != in.data + in.next - 2)
-		end_session("proxy");
-	strlcpy(session.peer, "unknown", sizeof(session.peer));
-	if (strcmp(line, "PROXY UNKNOWN") == 0 ||
-	    strncmp(line, "PROXY UNKNOWN ", 14) == 0)
-		return;
-	if (split(line, args, 6) != 6 || strcmp(args[0], "PROXY") != 0)
-		end_session("proxy");
-	family = strcmp(args[1], "TCP4") == 0 ? AF_INET :
-	    strcmp(args[1], "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
-	for (i = 2; i < 4; i++)
-		if (family == AF_UNSPEC ||
-		    inet_pton(family, args[i], address) != 1 ||
-		    !digits(args[i + 2], &port) || port > 65535)
-			end_session("proxy");
-	set_peer(args[2]);
-}
-
-/* ---- the end ---- */
-
-/*
- * Autologout and signals end the session at once, without a reply and without
- * UPDATE.  They may come while a library logs or allocates, and so may wait
- * forever in what is called here: then a second alarm ends the process.
- */
-static void
-on_signal(int sig)
-{
-	signal(SIGALRM, SIG_DFL);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGINT, SIG_IGN);
-	alarm(2);
-	end_session(sig != SIGALRM ? "signal" :
-	    session.state == AUTHORIZATION ? "timeout" : "autologout");
 }
 
 static void
@@ -417,16 +179,24 @@ end_session(const char *reason)
 	exit(0);
 }
 
-/* Text of a stranger, fit for the log. */
-static const char *
-printable(char *text, const char *source)
+/*
+ * Autologout and signals end the session at once, without a reply and without
+ * UPDATE.  They may come while a library logs or allocates, and so may wait
+ * forever in what is called here: then a second alarm ends the process.
+ */
+static void
+on_signal(int sig)
 {
-	strvisx(text, source, strnlen(source, LOGGED_OCTETS),
-	    VIS_CSTYLE | VIS_WHITE);
-	return text;
+	signal(SIGALRM, SIG_DFL);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGINT, SIG_IGN);
+	alarm(2);
+	end_session(sig != SIGALRM ? "signal" :
+	    session.state == AUTHORIZATION ? "timeout" : "autologout");
 }
 
-/* ---- lines in ---- */
+/* ---- replies out ---- */
 
 /* Before each wait for the client.  The time to log in is set once. */
 static void
@@ -435,71 +205,6 @@ patience(void)
 	if (session.state != AUTHORIZATION)
 		alarm(option.autologout);
 }
-
-/* Nothing complete is left to read, so what was answered so far can go out. */
-static void
-fill(void)
-{
-	ssize_t n;
-
-	flush();
-	memmove(in.data, in.data + in.next, in.last - in.next);
-	in.last -= in.next;
-	in.next = 0;
-	patience();
-	do
-		n = read(STDIN_FILENO, in.data + in.last,
-		    sizeof(in.data) - in.last);
-	while (n == -1 && errno == EINTR);
-	if (n <= 0)
-		end_session("disconnect");
-	in.last += (size_t)n;
-}
-
-/*
- * The next line without its end, CRLF or LF, which counts in its limit of
- * octets.  NULL for one too long, which is thrown away to its end, or with a
- * NUL in it.
- */
-static char *
-read_line(size_t limit)
-{
-	bool too_long = false;
-	char *line, *lf;
-	size_t n;
-
-	for (;;) {
-		line = in.data + in.next;
-		n = in.last - in.next;
-		if ((lf = memchr(line, '\n', n)) != NULL)
-			break;
-		if (n >= limit) {
-			too_long = true;
-			in.next = in.last;
-		}
-		fill();
-	}
-	n = (size_t)(lf - line) + 1;
-	in.next += n;
-	if (too_long || n > limit)
-		return NULL;
-	if (lf > line && lf[-1] == '\r')
-		lf--;
-	if (memchr(line, '\0', (size_t)(lf - line)) != NULL)
-		return NULL;
-	*lf = '\0';
-	return line;
-}
-
-/* Of a password nothing stays in the buffer. */
-static void
-wipe_input(void)
-{
-	explicit_bzero(in.data, in.next);
-	explicit_bzero(in.data + in.last, sizeof(in.data) - in.last);
-}
-
-/* ---- replies out ---- */
 
 static void
 flush(void)
@@ -560,72 +265,83 @@ reply(const char *format, ...)
 	put_line("+OK %s", text);
 }
 
-/* ---- commands ---- */
+/* ---- lines in ---- */
 
-/* One command, one response. */
+/* Nothing complete is left to read, so what was answered so far can go out. */
 static void
-serve(const struct command *table)
+fill(void)
 {
-	char *line = read_line(LINE_MAX_OCTETS);
-	const char *error;
+	ssize_t n;
 
-	error = line == NULL ? bad("line too long, or with NUL") :
-	    run(table, line);
-	if (error != NULL)
-		put_line("-ERR %s", error);
-	if (session.bad == BAD_MAX)
-		session.ending = "bad-commands";
-	if (session.ending != NULL) {
-		flush();
-		end_session(session.ending);
+	flush();
+	memmove(in.data, in.data + in.next, in.last - in.next);
+	in.last -= in.next;
+	in.next = 0;
+	patience();
+	do
+		n = read(STDIN_FILENO, in.data + in.last,
+		    sizeof(in.data) - in.last);
+	while (n == -1 && errno == EINTR);
+	if (n <= 0)
+		end_session("disconnect");
+	in.last += (size_t)n;
+}
+
+/*
+ * The next line without its end, CRLF or LF, which counts in its limit of
+ * octets.  NULL for one too long, which is thrown away to its end, or with a
+ * NUL in it.
+ */
+static char *
+read_line(size_t limit)
+{
+	bool too_long = false;
+	char *line, *lf;
+	size_t n;
+
+	for (;;) {
+		line = in.data + in.next;
+		n = in.last - in.next;
+		if ((lf = memchr(line, '\n', n)) != NULL)
+			break;
+		if (n >= limit) {
+			too_long = true;
+			in.next = in.last;
+		}
+		fill();
 	}
+	n = (size_t)(lf - line) + 1;
+	in.next += n;
+	if (too_long || n > limit)
+		return NULL;
+	if (lf > line && lf[-1] == '\r')
+		lf--;
+	if (memchr(line, '\0', (size_t)(lf - line)) != NULL)
+		return NULL;
+	*lf = '\0';
+	return line;
 }
 
-static const char *
-run(const struct command *table, char *line)
+/* Nothing but digits; what is too large is ULONG_MAX. */
+static bool
+digits(const char *text, unsigned long *number)
 {
-	const struct command *cmd;
-	char *args[3] = { NULL }, *name = strsep(&line, " ");
-	int n = 0;
+	const char *p;
 
-	if ((cmd = find(table, name)) == NULL)
-		return bad(find(authorization, name) != NULL ||
-		    find(transaction, name) != NULL ?
-		    "not in this state" : "unknown command");
-	if (cmd->max == REST) {
-		if (line != NULL && *line != '\0')
-			n = 1;
-		args[0] = line;
-	} else if (line != NULL)
-		n = split(line, args, cmd->max);
-	if (n < cmd->min)
-		return bad("argument missing");
-	if (n > cmd->max && cmd->max != REST)
-		return bad("too many arguments");
-	session.bad = 0;
-	return cmd->run(args);
+	for (p = text; *p >= '0' && *p <= '9'; p++)
+		continue;
+	if (p == text || *p != '\0')
+		return false;
+	*number = strtoul(text, NULL, 10);
+	return true;
 }
 
-static const struct command *
-find(const struct command *table, const char *name)
+/* Of a password nothing stays in the buffer. */
+static void
+wipe_input(void)
 {
-	for (; table->name != NULL; table++)
-		if (strcasecmp(table->name, name) == 0)
-			return table;
-	return NULL;
-}
-
-/* The first max words of line go to args; how many there are, or max + 1. */
-static int
-split(char *line, char **args, int max)
-{
-	char *arg;
-	int n = 0;
-
-	while (n <= max && (arg = strsep(&line, " ")) != NULL)
-		if (*arg != '\0' && n++ < max)
-			args[n - 1] = arg;
-	return n;
+	explicit_bzero(in.data, in.next);
+	explicit_bzero(in.data + in.last, sizeof(in.data) - in.last);
 }
 
 static const char *
@@ -634,6 +350,456 @@ bad(const char *text)
 	session.bad++;
 	return text;
 }
+
+/* ---- AUTHORIZATION ---- */
+
+static const char *
+cmd_stls(char **args)
+{
+	(void)args;
+	return "TLS is not to be had here";
+}
+
+static const char no_passwords[] =
+    "passwords are refused in clear text: use TLS, mostly on port 995";
+
+static const char *
+cmd_user(char **args)
+{
+	if (!session.passwords)
+		return no_passwords;
+	strlcpy(session.user, args[0], sizeof(session.user));
+	reply("password?");
+	return NULL;
+}
+
+/* -m with %u, %h and %% filled in; false: no way. */
+static bool
+mailbox_path(const struct passwd *pw, char *path, size_t size)
+{
+	const char *p, *text;
+	char one[2] = { 0 };
+
+	*path = '\0';
+	for (p = option.mailbox; *p != '\0'; p++) {
+		one[0] = *p;
+		text = one;
+		if (*p == '%') {
+			p++;
+			text = *p == 'u' ? pw->pw_name :
+			    *p == 'h' ? pw->pw_dir : *p == '%' ? "%" : NULL;
+		}
+		if (text == NULL || strlcat(path, text, size) >= size)
+			return false;
+	}
+	return path[0] == '/' && pw->pw_name[0] != '.';
+}
+
+/* From root to the user, and to TRANSACTION: +OK only with all in hand. */
+static const char *
+open_maildrop(const struct passwd *pw, const char *method)
+{
+	char path[PATH_MAX], user[4 * LOGGED_OCTETS + 1];
+	const char *missing;
+	off_t octets = 0;
+	gid_t spool;
+	size_t n;
+
+	alarm(0);
+	session.state = TRANSACTION;
+	if (!mailbox_path(pw, path, sizeof(path))) {
+		errno = EPERM;
+		return trouble("path");
+	}
+	/* Where the user may choose the directory its group means nothing. */
+	spool = getuid() != 0 ? getgid() :
+	    strstr(option.mailbox, "%h") != NULL ? pw->pw_gid :
+	    maildrop_gid(path, pw);
+	drop_privileges(pw, spool);
+	setproctitle("%s %s", session.user, session.peer);
+
+	if (maildrop_open(&drop, path, spool) == -1)
+		return trouble("open");
+	if (drop.why[0] != '\0')
+		syslog(drop.writable ? LOG_CRIT : LOG_WARNING,
+		    "maildrop: user=<%s> ip=%s %s",
+		    printable(user, session.user), session.peer, drop.why);
+	if ((missing = confine(drop.dir)) != NULL)
+		syslog(LOG_NOTICE, "not confined: %s: %m", missing);
+	if (maildrop_scan(&drop) == -1)
+		return trouble("scan");
+
+	for (n = 0; n < drop.count; n++)
+		octets += drop.messages[n].octets;
+	syslog(LOG_INFO, "login: user=<%s> ip=%s method=%s tls=%s "
+	    "messages=%zu octets=%lld", printable(user, session.user),
+	    session.peer, method, option.encrypted ? "yes" : "no",
+	    drop.count, (long long)octets);
+	reply("%zu messages (%lld octets)", drop.count, (long long)octets);
+	return NULL;
+}
+
+/* user is session.user; the reply to PASS or AUTH is sent, or returned. */
+static const char *
+login(const char *user, const char *pass, const char *method)
+{
+	char logged[4 * LOGGED_OCTETS + 1];
+	struct passwd *pw;
+	enum auth result;
+	const char *why;
+
+	result = auth_user(user, pass,
+	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
+	    &pw, &why);
+	wipe_input();
+	if (result == AUTH_OK)
+		return open_maildrop(pw, method);
+	syslog(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
+	    "reason=%s", printable(logged, user), session.peer, method,
+	    option.encrypted ? "yes" : "no", why);
+	session.user[0] = '\0';
+	if (++session.tries == LOGIN_TRIES)
+		session.ending = "refused";
+	switch (result) {
+	case AUTH_FORBIDDEN:
+		return "[SYS/PERM] this account may not log in here";
+	case AUTH_TROUBLE:
+		return "[SYS/TEMP] authentication is not available now";
+	default:
+		return "[AUTH] wrong user or password";
+	}
+}
+
+static const char *
+cmd_pass(char **args)
+{
+	if (!session.passwords)
+		return no_passwords;
+	if (session.user[0] == '\0')
+		return "USER first";
+	return login(session.user, args[0], "PASS");
+}
+
+/* Base64, in place.  How many octets, with room for one more, or -1. */
+static ssize_t
+decode(char *text)
+{
+	static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	    "abcdefghijklmnopqrstuvwxyz0123456789+/";
+	size_t length = strlen(text), i, n = 0;
+	unsigned int bits = 0;
+	const char *at;
+
+	if (length % 4 != 0)
+		return -1;
+	while (length > 0 && n < 2 && text[length - 1] == '=') {
+		length--;
+		n++;
+	}
+	for (i = n = 0; i < length; i++) {
+		if ((at = strchr(alphabet, text[i])) == NULL)
+			return -1;
+		bits = bits << 6 | (unsigned int)(at - alphabet);
+		if (i % 4 != 0)
+			text[n++] = (char)(bits >> (6 - 2 * (i % 4)));
+	}
+	return (ssize_t)n;
+}
+
+/* RFC 4616: authorization identity, NUL, user, NUL, password, in base64. */
+static const char *
+plain(char *response)
+{
+	char *end, *user, *pass;
+	ssize_t n;
+
+	if ((n = decode(response)) == -1)
+		return "not base64";
+	end = response + n;
+	if ((user = memchr(response, '\0', (size_t)n)) == NULL ||
+	    (pass = memchr(user + 1, '\0', (size_t)(end - user - 1))) == NULL ||
+	    memchr(pass + 1, '\0', (size_t)(end - pass - 1)) != NULL ||
+	    user[1] == '\0' || pass + 1 == end)
+		return "not a message of PLAIN";
+	user++;
+	pass++;
+	*end = '\0';
+	if (*response != '\0' && strcmp(response, user) != 0)
+		return "authorization identity is not the user";
+	if (strlcpy(session.user, user, sizeof(session.user)) >=
+	    sizeof(session.user))
+		return "user name too long";
+	return login(session.user, pass, "PLAIN");
+}
+
+static const char *
+cmd_auth(char **args)
+{
+	char *response = args[1];
+	const char *error;
+
+	if (args[0] == NULL) {
+		reply("mechanisms follow");
+		if (session.passwords)
+			put_line("PLAIN");
+		put_line(".");
+		return NULL;
+	}
+	if (!session.passwords)
+		return no_passwords;
+	if (strcasecmp(args[0], "PLAIN") != 0)
+		return "unknown mechanism";
+	if (response == NULL) {
+		put("+ \r\n", 4);
+		if ((response = read_line(SASL_MAX_OCTETS)) == NULL)
+			return bad("line too long, or with NUL");
+		if (strcmp(response, "*") == 0)
+			return "cancelled";
+	} else if (strcmp(response, "=") == 0)
+		*response = '\0';
+	error = plain(response);
+	wipe_input();
+	return error;
+}
+
+/* ---- TRANSACTION ---- */
+
+/* The one place where an argument becomes a message, *n from 0. */
+static const char *
+message_arg(const char *arg, size_t *n)
+{
+	unsigned long number;
+
+	if (!digits(arg, &number) || number < 1 || number > drop.count)
+		return "no such message";
+	*n = number - 1;
+	if (drop.messages[*n].flags & MSG_DELETED)
+		return "message is deleted";
+	return NULL;
+}
+
+static const char *
+cmd_stat(char **args)
+{
+	off_t octets = 0;
+	size_t n, count = 0;
+
+	(void)args;
+	for (n = 0; n < drop.count; n++)
+		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
+			octets += drop.messages[n].octets;
+			count++;
+		}
+	reply("%zu %lld", count, (long long)octets);
+	return NULL;
+}
+
+static void
+scan_listing(char *text, size_t n)
+{
+	snprintf(text, UNIQUE_ID_SIZE, "%lld",
+	    (long long)drop.messages[n].octets);
+}
+
+static void
+unique_id_listing(char *text, size_t n)
+{
+	unique_id(&drop, n, text);
+}
+
+/* LIST and UIDL: of one message, or of all that are not deleted. */
+static const char *
+listing(const char *arg, void (*describe)(char *, size_t))
+{
+	char text[UNIQUE_ID_SIZE];
+	const char *error;
+	size_t n;
+
+	if (arg != NULL) {
+		if ((error = message_arg(arg, &n)) != NULL)
+			return error;
+		describe(text, n);
+		reply("%zu %s", n + 1, text);
+		return NULL;
+	}
+	reply("listing follows");
+	for (n = 0; n < drop.count; n++)
+		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
+			describe(text, n);
+			put_line("%zu %s", n + 1, text);
+		}
+	put_line(".");
+	return NULL;
+}
+
+static const char *
+cmd_list(char **args)
+{
+	return listing(args[0], scan_listing);
+}
+
+static const char *
+cmd_uidl(char **args)
+{
+	if (maildrop_ids(&drop) == -1)
+		return trouble("uidl");
+	return listing(args[0], unique_id_listing);
+}
+
+static const char *
+cmd_dele(char **args)
+{
+	const char *error;
+	size_t n;
+
+	if ((error = message_arg(args[0], &n)) != NULL)
+		return error;
+	if (!drop.writable)
+		return "[SYS/TEMP] mailbox can only be read now";
+	drop.messages[n].flags |= MSG_DELETED;
+	reply("message %zu deleted", n + 1);
+	return NULL;
+}
+
+static const char *
+cmd_rset(char **args)
+{
+	size_t n;
+
+	(void)args;
+	for (n = 0; n < drop.count; n++)
+		drop.messages[n].flags &= (uint16_t)~MSG_DELETED;
+	reply("nothing is deleted");
+	return NULL;
+}
+
+/* Up to ROW - 1 octets too many: there is room for them on both sides. */
+static void
+copy_rows(char *to, const char *from, size_t size)
+{
+	size_t i;
+
+	for (i = 0; i < size; i += ROW)
+		memcpy(to + i, from + i, ROW);
+}
+
+/* At an LF: a CR that the mailbox has in front of it is not sent twice. */
+static char *
+end_line(struct sending *s, char *to)
+{
+	bool cr = s->column > 0 && s->last == '\r';
+
+	if (!cr) {
+		*to++ = '\r';
+		s->octets++;
+	}
+	*to++ = '\n';
+	s->octets++;
+	if (s->column == cr)
+		s->body = true;
+	s->column = 0;
+	return to;
+}
+
+/* Lines end in CRLF, a leading dot is doubled.  false: TOP has enough. */
+static bool
+put_text(struct sending *s, const char *text, size_t size)
+{
+	const char *end = text + size, *lf;
+	char *to;
+	size_t n;
+
+	while (text < end) {
+		if (s->column == 0 && s->body && !s->whole && s->lines-- == 0)
+			return false;
+		lf = memchr(text, '\n', (size_t)(end - text));
+		n = (size_t)((lf != NULL ? lf : end) - text);
+		to = room(n + sizeof(".\r\n") - 1);
+		if (s->column == 0 && *text == '.')
+			*to++ = '.';
+		copy_rows(to, text, n);
+		to += n;
+		if (n > 0)
+			s->last = text[n - 1];
+		s->column += n;
+		s->octets += (off_t)n;
+		if (lf != NULL)
+			to = end_line(s, to);
+		out.size = (size_t)(to - out.data);
+		text += n + (lf != NULL);
+	}
+	return true;
+}
+
+/*
+ * What was read before the mailbox was seen to be unchanged is the message, so
+ * the first piece is read before that.  If it changes later under our hands,
+ * there is no termination octet, and the client knows that it has not all.
+ */
+static const char *
+send_message(size_t n, struct sending *s)
+{
+	static char text[TEXT_SIZE + ROW];
+	struct reading r;
+	bool checked = true;
+	ssize_t size;
+
+	message_begin(&drop, n, &r);
+	size = message_read(&drop, &r, text, TEXT_SIZE);
+	if (size == -1 || message_check(&drop, n) == -1)
+		return trouble("read");
+	if (s->whole)
+		reply("%lld octets", (long long)drop.messages[n].octets);
+	else
+		reply("top follows");
+	while (size > 0 && put_text(s, text, (size_t)size) && r.at < r.end) {
+		size = message_read(&drop, &r, text, TEXT_SIZE);
+		checked = false;
+	}
+	if (size == -1 || (!checked && message_check(&drop, n) == -1))
+		end_session("changed");
+	if (s->column != 0) {
+		put("\r\n", 2);
+		s->octets += 2;
+	}
+	put_line(".");
+	return NULL;
+}
+
+static const char *
+cmd_retr(char **args)
+{
+	struct sending s = { .whole = true };
+	const char *error;
+	size_t n;
+
+	if ((error = message_arg(args[0], &n)) != NULL ||
+	    (error = send_message(n, &s)) != NULL)
+		return error;
+	session.retrieved++;
+	session.retrieved_octets += s.octets;
+	return NULL;
+}
+
+static const char *
+cmd_top(char **args)
+{
+	struct sending s = { .whole = false };
+	const char *error;
+	size_t n;
+
+	if ((error = message_arg(args[0], &n)) != NULL)
+		return error;
+	if (!digits(args[1], &s.lines))
+		return "not a number of lines";
+	if ((error = send_message(n, &s)) != NULL)
+		return error;
+	session.topped++;
+	session.topped_octets += s.octets;
+	return NULL;
+}
+
+/* ---- AUTHORIZATION and TRANSACTION ---- */
 
 static const char *
 cmd_capa(char **args)
@@ -683,494 +849,287 @@ cmd_quit(char **args)
 	return NULL;
 }
 
-/* ---- AUTHORIZATION ---- */
+/* ---- commands and states ---- */
 
-static const char *
-cmd_stls(char **args)
+static const struct command authorization[] = {
+	{ "AUTH", 0, 2, cmd_auth },
+	{ "CAPA", 0, 0, cmd_capa },
+	{ "PASS", 1, REST, cmd_pass },
+	{ "QUIT", 0, 0, cmd_quit },
+	{ "STLS", 0, 0, cmd_stls },
+	{ "USER", 1, 1, cmd_user },
+	{ NULL, 0, 0, NULL }
+};
+
+static const struct command transaction[] = {
+	{ "CAPA", 0, 0, cmd_capa },
+	{ "DELE", 1, 1, cmd_dele },
+	{ "LIST", 0, 1, cmd_list },
+	{ "NOOP", 0, 0, cmd_noop },
+	{ "QUIT", 0, 0, cmd_quit },
+	{ "RETR", 1, 1, cmd_retr },
+	{ "RSET", 0, 0, cmd_rset },
+	{ "STAT", 0, 0, cmd_stat },
+	{ "TOP", 2, 2, cmd_top },
+	{ "UIDL", 0, 1, cmd_uidl },
+	{ NULL, 0, 0, NULL }
+};
+
+static const struct command *
+find(const struct command *table, const char *name)
 {
-	(void)args;
-	return "TLS is not to be had here";
-}
-
-static const char no_passwords[] =
-    "passwords are refused in clear text: use TLS, mostly on port 995";
-
-static const char *
-cmd_user(char **args)
-{
-	if (!session.passwords)
-		return no_passwords;
-	strlcpy(session.user, args[0], sizeof(session.user));
-	reply("password?");
+	for (; table->name != NULL; table++)
+		if (strcasecmp(table->name, name) == 0)
+			return table;
 	return NULL;
 }
 
-static const char *
-cmd_pass(char **args)
+/* The first max words of line go to args; how many there are, or max + 1. */
+static int
+split(char *line, char **args, int max)
 {
-	if (!session.passwords)
-		return no_passwords;
-	if (session.user[0] == '\0')
-		return "USER first";
-	return login(session.user, args[0], "PASS");
+	char *arg;
+	int n = 0;
+
+	while (n <= max && (arg = strsep(&line, " ")) != NULL)
+		if (*arg != '\0' && n++ < max)
+			args[n - 1] = arg;
+	return n;
 }
 
 static const char *
-cmd_auth(char **args)
+run(const struct command *table, char *line)
 {
-	char *response = args[1];
+	const struct command *cmd;
+	char *args[3] = { NULL }, *name = strsep(&line, " ");
+	int n = 0;
+
+	if ((cmd = find(table, name)) == NULL)
+		return bad(find(authorization, name) != NULL ||
+		    find(transaction, name) != NULL ?
+		    "not in this state" : "unknown command");
+	if (cmd->max == REST) {
+		if (line != NULL && *line != '\0')
+			n = 1;
+		args[0] = line;
+	} else if (line != NULL)
+		n = split(line, args, cmd->max);
+	if (n < cmd->min)
+		return bad("argument missing");
+	if (n > cmd->max && cmd->max != REST)
+		return bad("too many arguments");
+	session.bad = 0;
+	return cmd->run(args);
+}
+
+/* One command, one response. */
+static void
+serve(const struct command *table)
+{
+	char *line = read_line(LINE_MAX_OCTETS);
 	const char *error;
 
-	if (args[0] == NULL) {
-		reply("mechanisms follow");
-		if (session.passwords)
-			put_line("PLAIN");
-		put_line(".");
-		return NULL;
-	}
-	if (!session.passwords)
-		return no_passwords;
-	if (strcasecmp(args[0], "PLAIN") != 0)
-		return "unknown mechanism";
-	if (response == NULL) {
-		put("+ \r\n", 4);
-		if ((response = read_line(SASL_MAX_OCTETS)) == NULL)
-			return bad("line too long, or with NUL");
-		if (strcmp(response, "*") == 0)
-			return "cancelled";
-	} else if (strcmp(response, "=") == 0)
-		*response = '\0';
-	error = plain(response);
-	wipe_input();
-	return error;
-}
-
-/* RFC 4616: authorization identity, NUL, user, NUL, password, in base64. */
-static const char *
-plain(char *response)
-{
-	char *end, *user, *pass;
-	ssize_t n;
-
-	if ((n = decode(response)) == -1)
-		return "not base64";
-	end = response + n;
-	if ((user = memchr(response, '\0', (size_t)n)) == NULL ||
-	    (pass = memchr(user + 1, '\0', (size_t)(end - user - 1))) == NULL ||
-	    memchr(pass + 1, '\0', (size_t)(end - pass - 1)) != NULL ||
-	    user[1] == '\0' || pass + 1 == end)
-		return "not a message of PLAIN";
-	user++;
-	pass++;
-	*end = '\0';
-	if (*response != '\0' && strcmp(response, user) != 0)
-		return "authorization identity is not the user";
-	if (strlcpy(session.user, user, sizeof(session.user)) >=
-	    sizeof(session.user))
-		return "user name too long";
-	return login(session.user, pass, "PLAIN");
-}
-
-/* Base64, in place.  How many octets, with room for one more, or -1. */
-static ssize_t
-decode(char *text)
-{
-	static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	    "abcdefghijklmnopqrstuvwxyz0123456789+/";
-	size_t length = strlen(text), i, n = 0;
-	unsigned int bits = 0;
-	const char *at;
-
-	if (length % 4 != 0)
-		return -1;
-	while (length > 0 && n < 2 && text[length - 1] == '=') {
-		length--;
-		n++;
-	}
-	for (i = n = 0; i < length; i++) {
-		if ((at = strchr(alphabet, text[i])) == NULL)
-			return -1;
-		bits = bits << 6 | (unsigned int)(at - alphabet);
-		if (i % 4 != 0)
-			text[n++] = (char)(bits >> (6 - 2 * (i % 4)));
-	}
-	return (ssize_t)n;
-}
-
-/* user is session.user; the reply to PASS or AUTH is sent, or returned. */
-static const char *
-login(const char *user, const char *pass, const char *method)
-{
-	char logged[4 * LOGGED_OCTETS + 1];
-	struct passwd *pw;
-	enum auth result;
-	const char *why;
-
-	result = auth_user(user, pass,
-	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
-	    &pw, &why);
-	wipe_input();
-	if (result == AUTH_OK)
-		return open_maildrop(pw, method);
-	syslog(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
-	    "reason=%s", printable(logged, user), session.peer, method,
-	    option.encrypted ? "yes" : "no", why);
-	session.user[0] = '\0';
-	if (++session.tries == LOGIN_TRIES)
-		session.ending = "refused";
-	switch (result) {
-	case AUTH_FORBIDDEN:
-		return "[SYS/PERM] this account may not log in here";
-	case AUTH_TROUBLE:
-		return "[SYS/TEMP] authentication is not available now";
-	default:
-		return "[AUTH] wrong user or password";
+	error = line == NULL ? bad("line too long, or with NUL") :
+	    run(table, line);
+	if (error != NULL)
+		put_line("-ERR %s", error);
+	if (session.bad == BAD_MAX)
+		session.ending = "bad-commands";
+	if (session.ending != NULL) {
+		flush();
+		end_session(session.ending);
 	}
 }
 
-/* From root to the user, and to TRANSACTION: +OK only with all in hand. */
-static const char *
-open_maildrop(const struct passwd *pw, const char *method)
+/* ---- start ---- */
+
+static void
+usage(void)
 {
-	char path[PATH_MAX], user[4 * LOGGED_OCTETS + 1];
-	const char *missing;
-	off_t octets = 0;
-	gid_t spool;
-	size_t n;
-
-	alarm(0);
-	session.state = TRANSACTION;
-	if (!mailbox_path(pw, path, sizeof(path))) {
-		errno = EPERM;
-		return trouble("path");
-	}
-	/* Where the user may choose the directory its group means nothing. */
-	spool = getuid() != 0 ? getgid() :
-	    strstr(option.mailbox, "%h") != NULL ? pw->pw_gid :
-	    maildrop_gid(path, pw);
-	drop_privileges(pw, spool);
-	setproctitle("%s %s", session.user, session.peer);
-
-	if (maildrop_open(&drop, path, spool) == -1)
-		return trouble("open");
-	if (drop.why[0] != '\0')
-		syslog(drop.writable ? LOG_CRIT : LOG_WARNING,
-		    "maildrop: user=<%s> ip=%s %s",
-		    printable(user, session.user), session.peer, drop.why);
-	if ((missing = confine(drop.dir)) != NULL)
-		syslog(LOG_NOTICE, "not confined: %s: %m", missing);
-	if (maildrop_scan(&drop) == -1)
-		return trouble("scan");
-
-	for (n = 0; n < drop.count; n++)
-		octets += drop.messages[n].octets;
-	syslog(LOG_INFO, "login: user=<%s> ip=%s method=%s tls=%s "
-	    "messages=%zu octets=%lld", printable(user, session.user),
-	    session.peer, method, option.encrypted ? "yes" : "no",
-	    drop.count, (long long)octets);
-	reply("%zu messages (%lld octets)", drop.count, (long long)octets);
-	return NULL;
+	fprintf(stderr, "usage: %s [-dPpsV] [-m path] [-t seconds]\n",
+	    getprogname());
+	exit(64);
 }
 
-/* -m with %u, %h and %% filled in; false: no way. */
-static bool
-mailbox_path(const struct passwd *pw, char *path, size_t size)
+static void
+options(int argc, char **argv)
 {
-	const char *p, *text;
-	char one[2] = { 0 };
+	const char *error;
+	int c;
 
-	*path = '\0';
-	for (p = option.mailbox; *p != '\0'; p++) {
-		one[0] = *p;
-		text = one;
-		if (*p == '%') {
-			p++;
-			text = *p == 'u' ? pw->pw_name :
-			    *p == 'h' ? pw->pw_dir : *p == '%' ? "%" : NULL;
+	while ((c = getopt(argc, argv, "dm:Ppst:V")) != -1)
+		switch (c) {
+		case 'd':
+			option.debug = true;
+			break;
+		case 'm':
+			if (optarg[0] != '/' && optarg[0] != '%')
+				usage();
+			option.mailbox = optarg;
+			break;
+		case 'P':
+			option.proxy = true;
+			break;
+		case 'p':
+			option.clear = true;
+			break;
+		case 's':
+			option.encrypted = true;
+			break;
+		case 't':
+			option.autologout = (unsigned int)strtonum(optarg,
+			    AUTOLOGOUT_MIN, INT_MAX, &error);
+			if (error != NULL) {
+				warnx("-t %s is %s (at least %d)", optarg,
+				    error, AUTOLOGOUT_MIN);
+				usage();
+			}
+			break;
+		case 'V':
+			puts("pop3d " POP3D_VERSION);
+			exit(0);
+		default:
+			usage();
 		}
-		if (text == NULL || strlcat(path, text, size) >= size)
-			return false;
-	}
-	return path[0] == '/' && pw->pw_name[0] != '.';
+	if (optind != argc)
+		usage();
 }
 
-/* What mailbox.c could not do: to the log, to the client, and the end. */
-static const char *
-trouble(const char *what)
+/* From here on stderr may be the client. */
+static void
+start(void)
 {
-	char user[4 * LOGGED_OCTETS + 1];
-	int error = errno;
+	struct sigaction sa = { .sa_handler = on_signal,
+	    .sa_flags = SA_NODEFER };
+	struct rlimit none = { 0, 0 };
+	int on = 1;
 
-	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s at=%s error=%s: %m",
-	    printable(user, session.user), session.peer, what, drop.why);
-	session.ending = "maildrop";
-	switch (error) {
-	case EBUSY:
-		return "[IN-USE] maildrop is locked by another POP3 session";
-	case EAGAIN:
-		return session.state == UPDATE ?
-		    "[SYS/TEMP] mailbox is locked by another program" :
-		    "[IN-USE] mailbox is locked by another program";
-	case EBADMSG:
-		return "[SYS/PERM] not a mailbox";
-	case EPERM:
-		return "[SYS/PERM] no mailbox that can be used";
-	case ESTALE:
-		return CHANGED;
-	default:
-		return session.state == UPDATE ?
-		    "[SYS/TEMP] not all deleted messages may be gone" :
-		    "[SYS/TEMP] mailbox cannot be used now";
-	}
+	closefrom(STDERR_FILENO + 1);
+	openlog("pop3d", LOG_NDELAY | LOG_PID | (option.debug ? LOG_PERROR : 0),
+	    LOG_MAIL);
+	tzset();
+	umask(077);
+	setrlimit(RLIMIT_CORE, &none);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+	sigaction(SIGALRM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	drop.dir = drop.fd = drop.side = drop.hitch = -1;
+	session.began = time(NULL);
+	alarm(LOGIN_SECONDS);
+	/* These fail on what is no socket, and then are not needed. */
+	setsockopt(STDIN_FILENO, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(STDIN_FILENO, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
-/* ---- TRANSACTION ---- */
-
-/* The one place where an argument becomes a message, *n from 0. */
-static const char *
-message_arg(const char *arg, size_t *n)
-{
-	unsigned long number;
-
-	if (!digits(arg, &number) || number < 1 || number > drop.count)
-		return "no such message";
-	*n = number - 1;
-	if (drop.messages[*n].flags & MSG_DELETED)
-		return "message is deleted";
-	return NULL;
-}
-
-/* Nothing but digits; what is too large is ULONG_MAX. */
+/* Only what is an address, in the form that the log has. */
 static bool
-digits(const char *text, unsigned long *number)
+set_peer(const char *host)
 {
-	const char *p;
+	struct in6_addr v6;
+	struct in_addr v4;
 
-	for (p = text; *p >= '0' && *p <= '9'; p++)
-		continue;
-	if (p == text || *p != '\0')
+	if (strncasecmp(host, "::ffff:", 7) == 0 &&
+	    inet_pton(AF_INET, host + 7, &v4) == 1)
+		host += 7;
+	if (inet_pton(AF_INET, host, &v4) != 1 &&
+	    inet_pton(AF_INET6, host, &v6) != 1)
 		return false;
-	*number = strtoul(text, NULL, 10);
+	strlcpy(session.peer, host, sizeof(session.peer));
+	setproctitle("%s", session.peer);
 	return true;
 }
 
-static const char *
-cmd_stat(char **args)
+static bool
+is_loopback(const char *host)
 {
-	off_t octets = 0;
-	size_t n, count = 0;
-
-	(void)args;
-	for (n = 0; n < drop.count; n++)
-		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
-			octets += drop.messages[n].octets;
-			count++;
-		}
-	reply("%zu %lld", count, (long long)octets);
-	return NULL;
-}
-
-static void
-scan_listing(char *text, size_t n)
-{
-	snprintf(text, UNIQUE_ID_SIZE, "%lld",
-	    (long long)drop.messages[n].octets);
-}
-
-static void
-unique_id_listing(char *text, size_t n)
-{
-	unique_id(&drop, n, text);
-}
-
-static const char *
-cmd_list(char **args)
-{
-	return listing(args[0], scan_listing);
-}
-
-static const char *
-cmd_uidl(char **args)
-{
-	if (maildrop_ids(&drop) == -1)
-		return trouble("uidl");
-	return listing(args[0], unique_id_listing);
-}
-
-/* LIST and UIDL: of one message, or of all that are not deleted. */
-static const char *
-listing(const char *arg, void (*describe)(char *, size_t))
-{
-	char text[UNIQUE_ID_SIZE];
-	const char *error;
-	size_t n;
-
-	if (arg != NULL) {
-		if ((error = message_arg(arg, &n)) != NULL)
-			return error;
-		describe(text, n);
-		reply("%zu %s", n + 1, text);
-		return NULL;
-	}
-	reply("listing follows");
-	for (n = 0; n < drop.count; n++)
-		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
-			describe(text, n);
-			put_line("%zu %s", n + 1, text);
-		}
-	put_line(".");
-	return NULL;
-}
-
-static const char *
-cmd_dele(char **args)
-{
-	const char *error;
-	size_t n;
-
-	if ((error = message_arg(args[0], &n)) != NULL)
-		return error;
-	if (!drop.writable)
-		return "[SYS/TEMP] mailbox can only be read now";
-	drop.messages[n].flags |= MSG_DELETED;
-	reply("message %zu deleted", n + 1);
-	return NULL;
-}
-
-static const char *
-cmd_rset(char **args)
-{
-	size_t n;
-
-	(void)args;
-	for (n = 0; n < drop.count; n++)
-		drop.messages[n].flags &= (uint16_t)~MSG_DELETED;
-	reply("nothing is deleted");
-	return NULL;
-}
-
-static const char *
-cmd_retr(char **args)
-{
-	struct sending s = { .whole = true };
-	const char *error;
-	size_t n;
-
-	if ((error = message_arg(args[0], &n)) != NULL ||
-	    (error = send_message(n, &s)) != NULL)
-		return error;
-	session.retrieved++;
-	session.retrieved_octets += s.octets;
-	return NULL;
-}
-
-static const char *
-cmd_top(char **args)
-{
-	struct sending s = { .whole = false };
-	const char *error;
-	size_t n;
-
-	if ((error = message_arg(args[0], &n)) != NULL)
-		return error;
-	if (!digits(args[1], &s.lines))
-		return "not a number of lines";
-	if ((error = send_message(n, &s)) != NULL)
-		return error;
-	session.topped++;
-	session.topped_octets += s.octets;
-	return NULL;
+	return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
 }
 
 /*
- * What was read before the mailbox was seen to be unchanged is the message, so
- * the first piece is read before that.  If it changes later under our hands,
- * there is no termination octet, and the client knows that it has not all.
+ * Who the client is, as far as that can be told.  A peer on this host may be a
+ * wrapper, stunnel(8) for one, that says in a variable whom it speaks for.
  */
-static const char *
-send_message(size_t n, struct sending *s)
-{
-	static char text[TEXT_SIZE + ROW];
-	struct reading r;
-	bool checked = true;
-	ssize_t size;
-
-	message_begin(&drop, n, &r);
-	size = message_read(&drop, &r, text, TEXT_SIZE);
-	if (size == -1 || message_check(&drop, n) == -1)
-		return trouble("read");
-	if (s->whole)
-		reply("%lld octets", (long long)drop.messages[n].octets);
-	else
-		reply("top follows");
-	while (size > 0 && put_text(s, text, (size_t)size) && r.at < r.end) {
-		size = message_read(&drop, &r, text, TEXT_SIZE);
-		checked = false;
-	}
-	if (size == -1 || (!checked && message_check(&drop, n) == -1))
-		end_session("changed");
-	if (s->column != 0) {
-		put("\r\n", 2);
-		s->octets += 2;
-	}
-	put_line(".");
-	return NULL;
-}
-
-/* Lines end in CRLF, a leading dot is doubled.  false: TOP has enough. */
-static bool
-put_text(struct sending *s, const char *text, size_t size)
-{
-	const char *end = text + size, *lf;
-	char *to;
-	size_t n;
-
-	while (text < end) {
-		if (s->column == 0 && s->body && !s->whole && s->lines-- == 0)
-			return false;
-		lf = memchr(text, '\n', (size_t)(end - text));
-		n = (size_t)((lf != NULL ? lf : end) - text);
-		to = room(n + sizeof(".\r\n") - 1);
-		if (s->column == 0 && *text == '.')
-			*to++ = '.';
-		copy_rows(to, text, n);
-		to += n;
-		if (n > 0)
-			s->last = text[n - 1];
-		s->column += n;
-		s->octets += (off_t)n;
-		if (lf != NULL)
-			to = end_line(s, to);
-		out.size = (size_t)(to - out.data);
-		text += n + (lf != NULL);
-	}
-	return true;
-}
-
-/* Up to ROW - 1 octets too many: there is room for them on both sides. */
 static void
-copy_rows(char *to, const char *from, size_t size)
+find_peer(void)
 {
+	static const char *const variables[] = { "TCPREMOTEIP", "REMOTE_HOST",
+	    "REMOTE_ADDR" };
+	struct sockaddr_storage ss;
+	socklen_t size = sizeof(ss);
+	char host[INET6_ADDRSTRLEN];
+	const void *address = NULL;
 	size_t i;
 
-	for (i = 0; i < size; i += ROW)
-		memcpy(to + i, from + i, ROW);
+	memset(&ss, 0, sizeof(ss));
+	if (getpeername(STDIN_FILENO, (struct sockaddr *)&ss, &size) == 0) {
+		if (ss.ss_family == AF_INET)
+			address = &((struct sockaddr_in *)&ss)->sin_addr;
+		if (ss.ss_family == AF_INET6)
+			address = &((struct sockaddr_in6 *)&ss)->sin6_addr;
+	}
+	if (address != NULL && inet_ntop(ss.ss_family, address, host,
+	    sizeof(host)) != NULL && set_peer(host) &&
+	    !is_loopback(session.peer))
+		return;
+	for (i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
+		if (getenv(variables[i]) != NULL &&
+		    set_peer(getenv(variables[i])))
+			return;
 }
 
-/* At an LF: a CR that the mailbox has in front of it is not sent twice. */
-static char *
-end_line(struct sending *s, char *to)
+/*
+ * PROXY v1: "PROXY TCP4 192.0.2.7 192.0.2.1 56324 110" with CRLF, or "PROXY
+ * UNKNOWN" and anything.  Who sends something else is no proxy of ours.
+ */
+static void
+read_proxy(void)
 {
-	bool cr = s->column > 0 && s->last == '\r';
+	char *line = read_line(PROXY_MAX_OCTETS), *args[7];
+	unsigned char address[sizeof(struct in6_addr)];
+	unsigned long port;
+	int family, i;
 
-	if (!cr) {
-		*to++ = '\r';
-		s->octets++;
-	}
-	*to++ = '\n';
-	s->octets++;
-	if (s->column == cr)
-		s->body = true;
-	s->column = 0;
-	return to;
+	/* read_line() made the CR a NUL, if there was one. */
+	if (line == NULL || in.next < 2 ||
+	    line + strlen(line) != in.data + in.next - 2)
+		end_session("proxy");
+	strlcpy(session.peer, "unknown", sizeof(session.peer));
+	if (strcmp(line, "PROXY UNKNOWN") == 0 ||
+	    strncmp(line, "PROXY UNKNOWN ", 14) == 0)
+		return;
+	if (split(line, args, 6) != 6 || strcmp(args[0], "PROXY") != 0)
+		end_session("proxy");
+	family = strcmp(args[1], "TCP4") == 0 ? AF_INET :
+	    strcmp(args[1], "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
+	for (i = 2; i < 4; i++)
+		if (family == AF_UNSPEC ||
+		    inet_pton(family, args[i], address) != 1 ||
+		    !digits(args[i + 2], &port) || port > 65535)
+			end_session("proxy");
+	set_peer(args[2]);
+}
+
+int
+main(int argc, char **argv, char **envp)
+{
+	setproctitle_init(argc, argv, envp);
+	options(argc, argv);
+	start();
+	find_peer();
+	if (option.proxy)
+		read_proxy();
+	session.passwords = option.encrypted || option.clear ||
+	    is_loopback(session.peer) || isatty(STDIN_FILENO);
+
+	reply("POP3 server ready");
+	while (session.state == AUTHORIZATION)
+		serve(authorization);
+	while (session.state == TRANSACTION)
+		serve(transaction);
+	flush();
+	maildrop_index(&drop);
+	end_session("quit");
 }
