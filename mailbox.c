@@ -207,6 +207,13 @@ cut_to(int fd, off_t size)
 	return n;
 }
 
+static uint64_t
+mix(uint64_t x)
+{
+	x *= 0x9e3779b97f4a7c15ULL;
+	return x ^ x >> 32;
+}
+
 /*
  * 128 bits that tell apart what was not made to be confused: headers, records,
  * mails.  Two lanes of multiplications, because MD5 would cost more than all
@@ -218,20 +225,17 @@ digest_add(struct digest *d, const void *data, size_t size)
 	uint64_t a = d->b ^ size, b = d->a, word[2] = { 0, 0 };
 	const char *p = data, *end = p + size;
 
-	while (p < end) {
-		if (size < sizeof(word))
-			memcpy(word, p, size);
-		else {		/* the last ones may count twice */
-			if (end - p < (ptrdiff_t)sizeof(word))
-				p = end - sizeof(word);
-			memcpy(word, p, sizeof(word));
-		}
-		a = (a ^ le64toh(word[0])) * 0x9e3779b97f4a7c15ULL;
-		a ^= a >> 32;
-		b = (b ^ le64toh(word[1])) * 0xc2b2ae3d27d4eb4fULL;
-		b ^= b >> 29;
-		p += sizeof(word);
+	for (; end - p > 16; p += 16) {
+		memcpy(word, p, 16);
+		a = mix(a ^ le64toh(word[0]));
+		b = mix(b + le64toh(word[1]));
 	}
+	if (size >= 16)		/* the last 16 may overlap those before */
+		memcpy(word, end - 16, 16);
+	else if (size > 0)
+		memcpy(word, p, size);
+	a = mix(a ^ le64toh(word[0]));
+	b = mix(b + le64toh(word[1]));
 	d->a = a;
 	d->b = b + a;
 }
@@ -360,8 +364,8 @@ set_dotlock_aside(struct maildrop *drop, const struct stat *judged)
 	if (n == 0 && fstatat(drop->dir, aside, &st,
 	    AT_SYMLINK_NOFOLLOW) == 0) {
 		if ((same_file(&st, judged) &&
-		    st.st_mtime == judged->st_mtime) ||
-		    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0)
+		    st.st_mtime == judged->st_mtime) || linkat(drop->dir,
+		    aside, drop->dir, drop->lock_name, 0) == 0)
 			unlinkat(drop->dir, aside, 0);
 	}
 	without_spool_gid(drop);
@@ -661,13 +665,21 @@ is_one_of(const char *p, size_t n, const char *const *lines)
 	size_t length;
 
 	for (; *lines != NULL; lines++) {
-		if (((*lines)[0] ^ *p) & 0x1f)	/* the usual case, quickly */
+		if (((*lines)[0] ^ *p) & 0x1f)	/* most, and quickly */
 			continue;
 		length = strlen(*lines);
 		if (n >= length && strncasecmp(p, *lines, length) == 0)
 			return true;
 	}
 	return false;
+}
+
+static bool
+is_private(const char *p, size_t n)
+{
+	int c = *p | 0x20;
+
+	return (c == 's' || c == 'x') && is_one_of(p, n, private_lines);
 }
 
 static bool
@@ -773,60 +785,46 @@ take_line(struct scan *s, bool counted, bool digested)
 }
 
 /*
- * How many LFs are in the ROW bytes at p, and whether one is part of a CRLF or
- * may be in front of "From ": then memchr() goes through them.  A plain loop of
- * constant length, for a compiler to make vectors of; a byte counts to ROW.
+ * How many of the n bytes at p are an LF without a CR before: each is sent as
+ * one octet more.  The inner loop is plain and of a constant length, for a
+ * compiler to make vectors of; a byte counts to ROW.
  */
-static int
-row(const char *p, bool *odd)
+static off_t
+bare_lfs(const char *p, size_t n)
 {
-	uint8_t lines = 0, any = 0;
-	int i;
+	off_t count = 0;
+	uint8_t some;
+	size_t i;
 
-	for (i = 0; i < ROW; i++) {
-		lines = (uint8_t)(lines + (p[i] == '\n'));
-		any |= (uint8_t)((p[i] == '\n') & ((p[i - 1] == '\r') |
-		    ((p[i + 1] == 'F') & (p[i + 2] == 'r'))));
+	for (; n >= ROW; p += ROW, n -= ROW) {
+		for (some = 0, i = 0; i < ROW; i++)
+			some = (uint8_t)(some + ((p[i] == '\n') &
+			    (p[i - 1] != '\r')));
+		count += some;
 	}
-	*odd = any != 0;
-	return lines;
+	for (i = 0; i < n; i++)
+		count += p[i] == '\n' && p[i - 1] != '\r';
+	return count;
 }
 
 /*
- * Consume the body up to a line that begins with "From ", or the end of the
- * buffer, and count its octets: an LF is two, a CRLF too.
+ * Consume the body up to a line that begins with "From ", or may do so when
+ * more of it is read, or the end of the buffer; count its octets.
  */
 static void
 skip_body(struct scan *s)
 {
-	const char *p = s->next, *end = s->last, *stop, *lf;
-	bool odd;
-	int lines;
+	const char *p = s->next + 1;
 
-	while (p < end) {
-		if (end - p >= ROW + BACK) {
-			lines = row(p, &odd);
-			if (!odd) {
-				s->octets += ROW + lines;
-				p += ROW;
-				continue;
-			}
-		}
-		stop = end - p > ROW ? p + ROW : end;
-		while (p < stop) {
-			lf = memchr(p, '\n', (size_t)(stop - p));
-			if (lf == NULL) {
-				s->octets += stop - p;
-				p = stop;
-				break;
-			}
-			s->octets += lf + 1 - p + (lf[-1] != '\r');
-			p = lf + 1;
-			if (end - p < 5 || memcmp(p, "From ", 5) == 0)
-				goto out;
-		}
-	}
-out:
+	while ((p = memchr(p, 'F', (size_t)(s->last - p))) != NULL)
+		if (p[-1] == '\n' &&
+		    (s->last - p < 5 || memcmp(p, "From ", 5) == 0))
+			break;
+		else
+			p++;
+	if (p == NULL)
+		p = s->last;
+	s->octets += p - s->next + bare_lfs(s->next, (size_t)(p - s->next));
 	consume(s, (size_t)(p - s->next));
 }
 
@@ -877,8 +875,7 @@ take_header(struct scan *s, struct message *m)
 			return 0;
 		}
 		if (!is_continued(s->next))
-			s->hiding = is_one_of(s->next, (size_t)n,
-			    private_lines);
+			s->hiding = is_private(s->next, (size_t)n);
 		if (s->hiding)
 			m->flags |= MSG_PRIVATE;
 		if (s->first)
@@ -1125,7 +1122,7 @@ hide_private(struct reading *r, char *buf, size_t size)
 			if (empty_line(p, n) != 0)
 				r->header = r->hiding = false;
 			else if (!is_continued(p))
-				r->hiding = is_one_of(p, n, private_lines);
+				r->hiding = is_private(p, n);
 		}
 		if (r->header) {
 			lf = memchr(p, '\n', n);
@@ -1353,7 +1350,7 @@ scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
  * not, -1: trouble.
  */
 static int
-digest_header(struct scan *s, const struct message *m, bool all)
+digest_header(struct scan *s, bool all)
 {
 	bool hidden = false, chosen = false;
 	ssize_t n;
@@ -1371,8 +1368,7 @@ digest_header(struct scan *s, const struct message *m, bool all)
 			break;
 		}
 		if (!is_continued(s->next)) {
-			hidden = (m->flags & MSG_PRIVATE) != 0 &&
-			    is_one_of(s->next, (size_t)n, private_lines);
+			hidden = is_private(s->next, (size_t)n);
 			chosen = all ? !hidden :
 			    is_one_of(s->next, (size_t)n, lasting_lines);
 		}
@@ -1394,10 +1390,10 @@ digest_message(struct scan *s, const struct maildrop *drop, size_t n,
 	int found;
 
 	scan_jump(s, drop, n);
-	found = digest_header(s, m, false);
+	found = digest_header(s, false);
 	if (found == 0) {
 		scan_jump(s, drop, n);
-		found = digest_header(s, m, true);
+		found = digest_header(s, true);
 	}
 	if (found == -1 || (size = window(s)) == -1)
 		return -1;
@@ -1480,14 +1476,15 @@ void
 unique_id(const struct maildrop *drop, size_t n, char *text)
 {
 	const struct unique_id *id = &drop->ids[n];
-	int length;
+	int i;
 
-	length = snprintf(text, UNIQUE_ID_SIZE, "%016llx%016llx",
-	    (unsigned long long)id->digest[0],
-	    (unsigned long long)id->digest[1]);
+	for (i = 0; i < 32; i++)
+		*text++ = "0123456789abcdef"[id->digest[i / 16] >>
+		    (60 - i % 16 * 4) & 15];
+	*text = '\0';
 	if (id->twin > 1)
-		snprintf(text + length, UNIQUE_ID_SIZE - (size_t)length,
-		    "-%lu", (unsigned long)id->twin);
+		snprintf(text, UNIQUE_ID_SIZE - 32, "-%lu",
+		    (unsigned long)id->twin);
 }
 
 /* ---- UPDATE ---- */
