@@ -139,6 +139,7 @@ trouble(const char *what)
 	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s at=%s error=%s: %m",
 	    printable(user, session.user), session.peer, what, drop.why);
 	session.ending = "maildrop";
+	maildrop_close(&drop);
 	switch (error) {
 	case EBUSY:
 		return "[IN-USE] maildrop is locked by another POP3 session";
@@ -843,6 +844,9 @@ cmd_quit(char **args)
 		if (maildrop_update(&drop) == -1)
 			return trouble("update");
 		session.deleted = deleted;
+		/* Who has the answer finds the maildrop free. */
+		maildrop_index(&drop);
+		maildrop_close(&drop);
 	} else
 		session.state = END;
 	reply("bye");
@@ -1130,6 +1134,5 @@ main(int argc, char **argv, char **envp)
 	while (session.state == TRANSACTION)
 		serve(transaction);
 	flush();
-	maildrop_index(&drop);
 	end_session("quit");
 }

@@ -212,7 +212,7 @@ int maildrop_update(struct maildrop *drop);
 
 /*
  * Write the index, if this session found out what it does not have: call it
- * after the client has its last answer.  Nothing depends on its success.
+ * when the session ends well.  Nothing is synced, nothing depends on it.
  */
 void maildrop_index(struct maildrop *drop);
 
