@@ -223,15 +223,16 @@ static void
 digest_add(struct digest *d, const void *data, size_t size)
 {
 	uint64_t a = d->b ^ size, b = d->a, word[2] = { 0, 0 };
-	const char *p = data, *end = p + size;
+	const char *p = data;
+	size_t i;
 
-	for (; end - p > 16; p += 16) {
+	for (i = 16; i < size; i += 16, p += 16) {
 		memcpy(word, p, 16);
 		a = mix(a ^ le64toh(word[0]));
 		b = mix(b + le64toh(word[1]));
 	}
 	if (size >= 16)		/* the last 16 may overlap those before */
-		memcpy(word, end - 16, 16);
+		memcpy(word, p - (i - size), 16);
 	else if (size > 0)
 		memcpy(word, p, size);
 	a = mix(a ^ le64toh(word[0]));
@@ -794,7 +795,7 @@ bare_lfs(const char *p, size_t n)
 {
 	off_t count = 0;
 	uint8_t some;
-	size_t i;
+	int i;
 
 	for (; n >= ROW; p += ROW, n -= ROW) {
 		for (some = 0, i = 0; i < ROW; i++)
@@ -802,8 +803,8 @@ bare_lfs(const char *p, size_t n)
 			    (p[i - 1] != '\r')));
 		count += some;
 	}
-	for (i = 0; i < n; i++)
-		count += p[i] == '\n' && p[i - 1] != '\r';
+	for (; n > 0; p++, n--)
+		count += p[0] == '\n' && p[-1] != '\r';
 	return count;
 }
 
@@ -1239,8 +1240,8 @@ is_plausible(const struct maildrop *drop, off_t size)
 	for (i = 0; i < drop->count; i++) {
 		m = &drop->messages[i];
 		end = i + 1 < drop->count ? m[1].start : size;
-		if (m->start < 0 || end > size || m->octets < 0 ||
-		    m->start + m->from + 2 > end + 2 ||
+		if (m->start < 0 || end > size ||
+		    m->start + m->from + separator(m) > end ||
 		    (m->flags & MSG_DELETED) != 0)
 			return false;
 	}
@@ -1964,7 +1965,7 @@ matches(const struct maildrop *drop, const struct record *rec)
 	if (fstat(drop->fd, &st) == -1)
 		return -1;
 	if (st.st_dev != rec->device || st.st_ino != rec->inode ||
-	    rec->w < 0 || rec->w > rec->r || rec->r > rec->size ||
+	    rec->w < 0 || rec->w >= rec->r || rec->r > rec->size ||
 	    rec->n < 0 || rec->n > DATA_AREA_MAX ||
 	    (rec->n > 0 && (rec->next < rec->r + rec->n ||
 	    rec->next > rec->size)) ||
@@ -2018,10 +2019,14 @@ recover(struct maildrop *drop, const struct record *rec)
 		n = recover_cut(&u);
 	else if (rec->n > 0)
 		n = move_saved(&u, &w, &r);
-	if (n == -1 || (u.rec.state != IDLE &&
-	    (reserve(&u, st.st_size) == -1 || close_hole(&u, w, r) == -1)))
-		return fail(drop, errno, "recovery: %s", strerror(errno));
-	return 0;
+	if (n == 0 && u.rec.state != IDLE) {
+		if (reserve(&u, st.st_size) == -1 ||
+		    count_steps(u, w, r, st.st_size) == -1)
+			return -1;
+		n = close_hole(&u, w, r);
+	}
+	return n == 0 ? 0 :
+	    fail(drop, errno, "recovery: %s", strerror(errno));
 }
 
 /* ---- opening and closing ---- */

@@ -1091,7 +1091,7 @@ find_peer(void)
 static void
 read_proxy(void)
 {
-	char *line = read_line(PROXY_MAX_OCTETS), *args[7];
+	char *line = read_line(PROXY_MAX_OCTETS), *args[6];
 	unsigned char address[sizeof(struct in6_addr)];
 	unsigned long port;
 	int family, i;
@@ -1104,7 +1104,9 @@ read_proxy(void)
 	if (strcmp(line, "PROXY UNKNOWN") == 0 ||
 	    strncmp(line, "PROXY UNKNOWN ", 14) == 0)
 		return;
-	if (split(line, args, 6) != 6 || strcmp(args[0], "PROXY") != 0)
+	for (i = 0; i < 6; i++)
+		args[i] = strsep(&line, " ");
+	if (args[5] == NULL || line != NULL || strcmp(args[0], "PROXY") != 0)
 		end_session("proxy");
 	family = strcmp(args[1], "TCP4") == 0 ? AF_INET :
 	    strcmp(args[1], "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
