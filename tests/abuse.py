@@ -1,0 +1,358 @@
+#!/usr/bin/python3
+"""How pop3d and its superservers bear abuse, in figures: make abuse, as root.
+
+Two hundred connections from one address that do not log in, guessed passwords,
+and what the time of a refusal tells.  About ten minutes.  test_abuse.py is the
+short form.
+"""
+
+import contextlib
+import os
+import pathlib
+import random
+import re
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import host
+from harness import Session, wait_for
+from host import ETC, SBIN, Host
+from test_superservers import inetutils_inetd, openbsd_inetd, xinetd
+
+CROWD = 200             # connections from one address
+TRIES = 200             # refusals of each kind
+PARALLEL = 40
+LOGIN_SECONDS = 60      # pop3d's
+REFUSAL_SECONDS = 2
+GUESSING = 60           # seconds that hydra may guess
+STRANGER, NEIGHBOUR = "127.0.0.1", "127.0.0.2"
+
+# systemd as the first process of a container, with the units of etc/.
+SYSTEMD = r"""
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mkdir "/sys/fs/cgroup/$1"
+echo 0 >"/sys/fs/cgroup/$1/cgroup.procs"
+exec unshare --cgroup --mount --uts --pid --fork --kill-child sh -ec '
+umount /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t proc proc /proc
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+mount -t tmpfs units /usr/lib/systemd/system
+mount -t tmpfs units /etc/systemd
+mkdir /etc/systemd/system
+cd /etc/systemd/system
+for name in sysinit basic shutdown; do
+	printf "[Unit]\nDefaultDependencies=no\n" >$name.target
+done
+printf "[Unit]\nRequires=pop3d.socket\n" >sockets.target
+cp "$0"/pop3d.socket "$0"/pop3d@.service .
+mkdir -p /run/systemd/journal /dev/pts
+mount -t devpts devpts /dev/pts
+ln -s pts/ptmx /dev/ptmx
+touch /run/systemd/journal/dev-log
+mount --bind /run/log /run/systemd/journal/dev-log
+export container=test
+exec /lib/systemd/systemd --unit=sockets.target
+' "$0"
+"""
+SYSTEMD_GONE = r"""
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+find "/sys/fs/cgroup/$0" -depth -type d -exec rmdir {} \;
+"""
+
+
+@contextlib.contextmanager
+def systemd(host):
+    group = f"pop3d-test-{host.pid}"
+    server = host.serve(110, "unshare", "--mount", "sh", "-ec", SYSTEMD, ETC,
+                        group)
+    try:
+        yield
+    finally:
+        server.kill()
+        host.init.kill()
+        host.init.wait()
+        wait_for(lambda: subprocess.run(
+            ["unshare", "--mount", "sh", "-ec", SYSTEMD_GONE, group],
+            stderr=subprocess.DEVNULL).returncode == 0)
+
+
+@contextlib.contextmanager
+def serving(start, pop3d=host.POP3D):
+    """A host where start serves clear text on port 110."""
+    with Host(pop3d) as host:
+        if start is systemd:
+            with systemd(host):
+                yield host
+        else:
+            start(host)
+            yield host
+
+
+def unlimited(host):
+    host.serve(110, "systemd-socket-activate", "--inetd", "-a", "-l", "110",
+               f"{SBIN}/pop3d")
+
+
+def connect(host, address):
+    with host.network():
+        sock = socket.create_connection(("127.0.0.1", 110), 60, (address, 0))
+    return Session(sock.fileno(), sock.fileno(), sock=sock)
+
+
+def login(host, address, name, password):
+    """The answer to a login from address, None if nobody is let in."""
+    try:
+        with connect(host, address) as session:
+            return session.login(name, password)
+    except (OSError, AssertionError):
+        return None
+
+
+class Crowd:
+    """Clients that do not log in: each third says nothing, sends an octet at a
+    time, or sends commands and never reads."""
+
+    def __init__(self, host, count, address=STRANGER):
+        self.clients = []
+        with host.network():
+            for _ in range(count):
+                sock = socket.socket()
+                sock.bind((address, 0))
+                # Where the service is closed it stays unconnected.
+                sock.connect_ex(("127.0.0.1", 110))
+                sock.setblocking(False)
+                self.clients.append(sock)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for client in self.clients:
+            client.close()
+
+    def go_on(self):
+        for number, client in enumerate(self.clients):
+            with contextlib.suppress(OSError):  # it would block, or is closed
+                if number % 3 == 1:
+                    client.send(b"x")
+                while number % 3 == 2:
+                    client.send(b"CAPA\r\n" * 1000)
+
+    def count(self):
+        """(how many were greeted, how many turned away) by now."""
+        seen = [self.look(client) for client in self.clients]
+        return seen.count(b"+"), seen.count(b"")
+
+    @staticmethod
+    def look(client):
+        try:
+            return client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def settle(self):
+        """Wait until each is greeted or turned away: how many are greeted."""
+        def settled():
+            self.go_on()
+            return sum(self.count()) == len(self.clients)
+
+        wait_for(settled)
+        return self.count()[0]
+
+
+def servers(host):
+    """The processes that are host's pop3d."""
+    pop3d = host.path(f"{SBIN}/pop3d").stat()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.path.samestat((process / "exe").stat(), pop3d):
+                yield process
+
+
+def proportional(process):
+    """KiB of memory, of what is shared its part (PSS)."""
+    text = (process / "smaps_rollup").read_text()
+    return int(re.search(r"^Pss: +(\d+)", text, re.M)[1])
+
+
+def crowded(start):
+    """A crowd at the door: does a user get in, what does it cost?"""
+    print(f"\n{start.__name__}: {CROWD} connections from {STRANGER}")
+    with serving(start) as host:
+        password = host.account("p3dhuser")
+        host.deliver("p3dhuser", 3)
+        with Crowd(host, CROWD) as crowd:
+            began = time.monotonic()
+            print(f"  served: {crowd.settle()}")
+            for address in NEIGHBOUR, STRANGER:
+                before = time.monotonic()
+                answer = login(host, address, "p3dhuser", password)
+                print(f"  a user from {address}: {answer} after "
+                      f"{time.monotonic() - before:.2f} s")
+            sizes = sorted(map(proportional, servers(host)))
+            if sizes:
+                print(f"  memory of {len(sizes)} pop3d (PSS): "
+                      f"{sum(sizes) / 1024:.1f} MiB, of one "
+                      f"{sizes[0]} to {sizes[-1]} KiB, "
+                      f"median {statistics.median(sizes):.0f}")
+            while list(servers(host)) and \
+                    time.monotonic() - began < LOGIN_SECONDS + 30:
+                crowd.go_on()
+                time.sleep(1)
+            print(f"  the last one ended {time.monotonic() - began:.0f} s "
+                  f"later; left: {len(list(servers(host)))}")
+        answer = login(host, NEIGHBOUR, "p3dhuser", password)
+        print(f"  a user after that: {answer}")
+        if start is openbsd_inetd:
+            closed(host, password)
+
+
+def closed(host, password):
+    """inetd's limit is one for all.  It counts from 1 again where it reaches
+    it later than a minute after it began."""
+    for _ in range(2 * 600):
+        with contextlib.suppress(OSError), connect(host, STRANGER):
+            pass
+    print("  a user after so many more than 600 in a minute:",
+          login(host, NEIGHBOUR, "p3dhuser", password))
+
+
+def failures(host):
+    return [line for line in list(host.lines) if "login failed: " in line]
+
+
+def banned(lines):
+    """How many of the lines fail2ban's filter counts, and for whom."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        shutil.copy(ETC / "fail2ban-filter.conf", folder / "pop3d.conf")
+        shutil.copy("/etc/fail2ban/filter.d/common.conf", folder)
+        # As syslogd writes them: a host's name for the priority.
+        (folder / "log").write_text("".join(
+            re.sub(r"^<\d+>(.{15})", r"\1 host", line) + "\n"
+            for line in lines))
+        found = subprocess.run(
+            ["fail2ban-regex", "-o", "ip", folder / "log",
+             folder / "pop3d.conf"], cwd=folder, text=True,
+            capture_output=True).stdout.split()
+    return {address: found.count(address) for address in set(found)}
+
+
+def guessing(start, tasks):
+    """hydra guesses for a minute."""
+    print(f"\n{start.__name__}: hydra with {tasks} tasks, {GUESSING} s")
+    with serving(start) as host, \
+            tempfile.NamedTemporaryFile("w") as passwords:
+        password = host.account("p3dhguess")
+        for _ in range(100_000):
+            print(secrets.token_hex(6), file=passwords)
+        passwords.flush()
+        began = time.monotonic()
+        hydra = host.start("hydra", "-I", "-l", "p3dhguess", "-P",
+                           passwords.name, "-t", tasks, "-s", 110, "127.0.0.1",
+                           "pop3", cwd="/dev/shm")
+        wait_for(lambda: len(failures(host)) >= 5)
+        fifth = time.monotonic() - began
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            hydra.wait(GUESSING - fifth)
+        seconds = time.monotonic() - began
+        answer = login(host, NEIGHBOUR, "p3dhguess", password)
+        hydra.terminate()
+        hydra.wait()
+    lines = failures(host)
+    print(f"  tries: {len(lines)}, {60 * len(lines) / seconds:.0f} a minute; "
+          f"most possible: {tasks * 60 // REFUSAL_SECONDS}")
+    print(f"  fail2ban counts: {banned(lines)}; with maxretry = 5 it would "
+          f"have banned after {fifth:.1f} s")
+    print(f"  the user from {NEIGHBOUR} meanwhile: {answer}")
+
+
+def refusal(host, tries):
+    """The seconds and the answers of up to three refusals on a connection."""
+    with connect(host, STRANGER) as session:
+        assert session.line().startswith(b"+OK")
+        for name, password in tries:
+            assert session.cmd(f"USER {name}").startswith(b"+OK")
+            began = time.monotonic()
+            answer = session.cmd(f"PASS {password}")
+            yield time.monotonic() - began, answer
+
+
+def accounts(host):
+    """Who may not log in, by kind: (name, password)."""
+    host.account("p3dhknown")
+    host.account("p3dhexpired", "-e", "2001-01-01")
+    host.account("p3dhlocked")
+    host.run("usermod", "-L", "p3dhlocked")
+    return {"wrong password": "p3dhknown", "unknown user": "p3dhnobody",
+            "root": "root", "expired account": "p3dhexpired",
+            "locked account": "p3dhlocked"}
+
+
+def timing(parallel):
+    """What does the time of a refusal tell?"""
+    print(f"\nrefusals, {parallel} at a time: seconds")
+    with serving(unlimited) as host:
+        kinds = accounts(host)
+        tries = TRIES * list(kinds)
+        random.shuffle(tries)
+        seconds = {kind: [] for kind in kinds}
+        answers = set()
+        lock = threading.Lock()
+
+        def client(mine):
+            got = list(refusal(host, [(kinds[kind], "wrong") for kind in mine]))
+            with lock:
+                for kind, (time_taken, answer) in zip(mine, got):
+                    seconds[kind].append(time_taken)
+                    answers.add(answer)
+
+        with ThreadPoolExecutor(parallel) as threads:
+            list(threads.map(client, [tries[at:at + 3]
+                                      for at in range(0, len(tries), 3)]))
+    print(f"  {'':16}    n    min     1/4  median     3/4     max"
+          "   later than a wrong password")
+    for kind, all_of in seconds.items():
+        quartiles = statistics.quantiles(all_of)
+        later, z = compare(all_of, seconds["wrong password"])
+        print(f"  {kind:16} {len(all_of):4} {min(all_of):7.4f}",
+              *(f"{value:7.4f}" for value in quartiles),
+              f"{max(all_of):7.4f}   {later:4.0%} of pairs, z = {z:+.1f}")
+    print(f"  answers: {answers}")
+
+
+def compare(ours, others):
+    """Mann and Whitney: the share of pairs in which ours is the greater one,
+    and by how many standard deviations that differs from a half."""
+    n, m = len(ours), len(others)
+    share = sum((a > b) + (a == b) / 2 for a in ours for b in others) / (n * m)
+    return share, (share - 0.5) / ((n + m + 1) / (12 * n * m)) ** 0.5
+
+
+def main():
+    if os.geteuid() != 0:
+        return print("abuse.py: skipped: needs root")
+    for start in openbsd_inetd, inetutils_inetd, xinetd, systemd:
+        crowded(start)
+    if shutil.which("hydra"):
+        guessing(openbsd_inetd, 16)
+        guessing(systemd, 16)
+    else:
+        print("\nno guessing: needs the package hydra")
+    timing(PARALLEL)
+    timing(4 * PARALLEL)
+
+
+if __name__ == "__main__":
+    main()

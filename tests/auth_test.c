@@ -1,0 +1,486 @@
+/*
+ * Copyright (c) 2026 the pop3d authors
+ *
+ * Permission to use, copy, modify, and distribute this software for any
+ * purpose with or without fee is hereby granted, provided that the above
+ * copyright notice and this permission notice appear in all copies.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES
+ * WITH REGARD TO THIS SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF
+ * MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR
+ * ANY SPECIAL, DIRECT, INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES
+ * WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN
+ * ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF
+ * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
+ */
+
+/*
+ * auth.o alone, with the real libpam under pam_wrapper.  test_unit.py runs one
+ * process for each test, "auth_test name", because pam_wrapper takes its
+ * services once; it sets
+ *
+ *	AUTH_TEST_USER	an account that auth_user() may let in
+ *	AUTH_TEST_OTHER	one of another uid
+ *	AUTH_TEST_GROUPS  as root: an account with supplementary groups
+ *	AUTH_TEST_EMPTY   and one without a password
+ */
+
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "pop3d.h"
+
+#define MATRIX		"auth required %1$s/pam_matrix.so passdb=%2$s/passdb\n" \
+			"account required %1$s/pam_matrix.so passdb=%2$s/passdb\n"
+#define SPOOL_GID	8
+
+static char dir[] = "/tmp/auth_test.XXXXXX";
+static const char *user, *other;
+static struct passwd *pw;
+static const char *why;
+
+static void
+put(const char *name, const char *text)
+{
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	assert_non_null(f = fopen(path, "w"));
+	fputs(text, f);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* The PAM service "pop3d": %1$s are pam_wrapper's modules, %2$s our folder. */
+static void
+service(const char *format)
+{
+	char text[1024];
+
+	snprintf(text, sizeof(text), format, getenv("AUTH_TEST_MODULES"), dir);
+	put("pop3d", text);
+	snprintf(text, sizeof(text), "%s:secret:pop3d\n%s:other:pop3d\n"
+	    "root:secret:pop3d\nghost:secret:pop3d\n", user, other);
+	put("passdb", text);
+	assert_int_equal(setenv("PAM_WRAPPER_SERVICE_DIR", dir, 1), 0);
+}
+
+static void
+expect(enum auth want, const char *name, const char *pass)
+{
+	struct timespec start, end;
+	long long ms;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	assert_int_equal(auth_user(name, pass, NULL, &pw, &why), want);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	ms = (end.tv_sec - start.tv_sec) * 1000LL +
+	    (end.tv_nsec - start.tv_nsec) / 1000000;
+	if (want != AUTH_OK) {
+		assert_true(ms >= 1999);
+		assert_non_null(why);
+	}
+}
+
+static void
+right_password(void **state)
+{
+	(void)state;
+	service(MATRIX);
+	expect(AUTH_OK, user, "secret");
+	assert_string_equal(pw->pw_name, user);
+	assert_int_not_equal(pw->pw_uid, 0);
+}
+
+static void
+wrong_password(void **state)
+{
+	(void)state;
+	service(MATRIX);
+	expect(AUTH_REFUSED, user, "wrong");
+}
+
+static void
+empty_password(void **state)
+{
+	(void)state;
+	service(MATRIX);
+	expect(AUTH_REFUSED, user, "");
+}
+
+static void
+unknown_user(void **state)
+{
+	(void)state;
+	service(MATRIX);
+	expect(AUTH_REFUSED, "nobody-of-that-name", "secret");
+}
+
+/* PAM knows it, the system doesn't. */
+static void
+no_account(void **state)
+{
+	(void)state;
+	service(MATRIX);
+	expect(AUTH_REFUSED, "ghost", "secret");
+}
+
+static void
+root_is_refused(void **state)
+{
+	(void)state;
+	service(MATRIX);
+	expect(AUTH_REFUSED, "root", "secret");
+}
+
+/* Who is not root serves nobody but himself. */
+static void
+anothers_process(void **state)
+{
+	(void)state;
+	if (getuid() == 0)
+		skip();
+	service(MATRIX);
+	expect(AUTH_REFUSED, other, "other");
+}
+
+static void
+account_not_allowed(void **state)
+{
+	(void)state;
+	service("auth required %1$s/pam_matrix.so passdb=%2$s/passdb\n"
+	    "account required pam_deny.so\n");
+	expect(AUTH_FORBIDDEN, user, "secret");
+}
+
+static void
+pam_changes_the_user(void **state)
+{
+	(void)state;
+	service(MATRIX "account required %1$s/pam_set_items.so\n");
+	assert_int_equal(setenv("PAM_USER", other, 1), 0);
+	expect(AUTH_REFUSED, user, "secret");
+}
+
+static void
+module_is_missing(void **state)
+{
+	(void)state;
+	service("auth required pam_of_that_name_is_none.so\n"
+	    "account required pam_permit.so\n");
+	expect(AUTH_TROUBLE, user, "secret");
+}
+
+static void
+pam_is_out_of_order(void **state)
+{
+	(void)state;
+	service("auth required %1$s/pam_matrix.so passdb=%2$s/none\n"
+	    "account required pam_permit.so\n");
+	assert_int_equal(unsetenv("PAM_MATRIX_PASSWD"), 0);
+	expect(AUTH_TROUBLE, user, "secret");
+}
+
+/* pam_ask.c says what and what it wants to hear. */
+static void
+everything_is_asked(void **state)
+{
+	char text[256];
+
+	(void)state;
+	snprintf(text, sizeof(text), "auth required %s/pam_ask.so %s\n"
+	    "account required pam_permit.so\n", getenv("AUTH_TEST_BUILD"),
+	    user);
+	service(text);
+	expect(AUTH_OK, user, "secret");
+}
+
+/* A visible prompt is for the user's name, never for the password. */
+static void
+visible_prompt_gets_the_user(void **state)
+{
+	char text[64];
+
+	(void)state;
+	service("auth required %1$s/pam_matrix.so echo passdb=%2$s/passdb\n"
+	    "account required pam_permit.so\n");
+	snprintf(text, sizeof(text), "%s:%s:pop3d\n", user, user);
+	put("passdb", text);
+	expect(AUTH_OK, user, "secret");
+}
+
+static void
+the_client_and_tty_are_told(void **state)
+{
+	(void)state;
+	service(MATRIX "account required pam_succeed_if.so quiet "
+	    "rhost = 192.0.2.7 tty = pop3 service = pop3d\n");
+	assert_int_equal(auth_user(user, "secret", "192.0.2.7", &pw, &why),
+	    AUTH_OK);
+	assert_int_equal(auth_user(user, "secret", "192.0.2.8", &pw, &why),
+	    AUTH_FORBIDDEN);
+}
+
+/* With nullok, as Debian has it, an account without a password. */
+static void
+account_without_password(void **state)
+{
+	const char *name = getenv("AUTH_TEST_EMPTY");
+
+	(void)state;
+	if (name == NULL)
+		skip();		/* not root */
+	service("auth required pam_unix.so nullok\n"
+	    "account required pam_permit.so\n");
+	expect(AUTH_REFUSED, name, "");
+}
+
+/* ---- what follows is done in a child, for it can't be undone ---- */
+
+#define CHECK(what) do {						\
+	if (!(what)) {							\
+		fprintf(stderr, "%d: %s\n", __LINE__, #what);		\
+		_exit(1);						\
+	}								\
+} while (0)
+
+static int
+in_child(void (*what)(void))
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_int_not_equal(pid, -1);
+	if (pid == 0) {
+		what();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void
+skip_unless_root(void)
+{
+	if (getuid() != 0)
+		skip();
+	assert_non_null(pw = getpwnam(getenv("AUTH_TEST_GROUPS")));
+}
+
+static int
+compare(const void *a, const void *b)
+{
+	const gid_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+static void
+drop_and_look(void)
+{
+	uid_t ruid, euid, suid;
+	gid_t rgid, egid, sgid, want[64], have[64];
+	int n = 64, m;
+
+	CHECK(getgrouplist(pw->pw_name, pw->pw_gid, want, &n) != -1);
+	CHECK(n > 1);
+	drop_privileges(pw, SPOOL_GID);
+	CHECK(getresuid(&ruid, &euid, &suid) == 0);
+	CHECK(ruid == pw->pw_uid && euid == ruid && suid == ruid);
+	CHECK(getresgid(&rgid, &egid, &sgid) == 0);
+	CHECK(rgid == pw->pw_gid && egid == rgid && sgid == SPOOL_GID);
+	CHECK((m = getgroups(64, have)) == n);
+	qsort(want, (size_t)n, sizeof(*want), compare);
+	qsort(have, (size_t)m, sizeof(*have), compare);
+	CHECK(memcmp(want, have, sizeof(*have) * (size_t)m) == 0);
+
+	CHECK(setuid(0) == -1 && seteuid(0) == -1 && setreuid(0, 0) == -1);
+	CHECK(setgid(0) == -1 && setegid(0) == -1);
+	CHECK(setgroups(0, NULL) == -1);
+	CHECK(setegid(SPOOL_GID) == 0 && setegid(pw->pw_gid) == 0);
+}
+
+static void
+drop_without_spool(void)
+{
+	gid_t rgid, egid, sgid;
+
+	drop_privileges(pw, pw->pw_gid);
+	CHECK(getresgid(&rgid, &egid, &sgid) == 0);
+	CHECK(rgid == pw->pw_gid && egid == rgid && sgid == rgid);
+	CHECK(setegid(SPOOL_GID) == -1);
+}
+
+static void
+drop_to_root(void)
+{
+	struct passwd root = *pw;
+
+	root.pw_uid = 0;
+	drop_privileges(&root, root.pw_gid);
+}
+
+static void
+privileges_are_dropped(void **state)
+{
+	(void)state;
+	skip_unless_root();
+	assert_int_equal(in_child(drop_and_look), 0);
+	assert_int_equal(in_child(drop_without_spool), 0);
+}
+
+static void
+uid_0_is_no_drop(void **state)
+{
+	(void)state;
+	skip_unless_root();
+	assert_int_equal(in_child(drop_to_root), 71);
+}
+
+static void
+drop_own(void)
+{
+	struct passwd me = { .pw_uid = getuid(), .pw_gid = getgid() };
+
+	drop_privileges(&me, getgid());
+	CHECK(getuid() == me.pw_uid && getgid() == me.pw_gid);
+}
+
+static void
+nothing_to_drop(void **state)
+{
+	(void)state;
+	if (getuid() == 0)
+		skip();
+	assert_int_equal(in_child(drop_own), 0);
+}
+
+/*
+ * Confined to the folder: files in it are created and removed, nothing is
+ * opened, and what is open stays usable.
+ */
+static void
+confine_and_look(void)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY), file, there;
+	const char *missing;
+
+	CHECK(fd != -1);
+	CHECK((file = openat(fd, "open", O_RDWR | O_CREAT, 0600)) != -1);
+	CHECK((there = openat(fd, "there", O_RDWR | O_CREAT, 0600)) != -1);
+	if (getuid() == 0) {
+		CHECK(fchown(fd, pw->pw_uid, pw->pw_gid) == 0);
+		CHECK(fchown(file, pw->pw_uid, pw->pw_gid) == 0);
+		CHECK(fchown(there, pw->pw_uid, pw->pw_gid) == 0);
+		drop_privileges(pw, pw->pw_gid);
+	}
+	missing = confine(fd);
+	CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
+	CHECK(prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0);
+	CHECK(fork() == -1);
+	CHECK(write(file, "x", 1) == 1 && ftruncate(file, 0) == 0);
+	if (missing != NULL) {
+		fprintf(stderr, "cannot have %s here\n", missing);
+		_exit(2);
+	}
+	CHECK(open("/etc/passwd", O_RDONLY) == -1 && errno == EACCES);
+	CHECK(openat(fd, "there", O_RDONLY) == -1 && errno == EACCES);
+	CHECK(mkdirat(fd, "folder", 0700) == -1 && errno == EACCES);
+	CHECK(linkat(fd, "open", fd, "new", 0) == 0);
+	CHECK(unlinkat(fd, "new", 0) == 0 && unlinkat(fd, "there", 0) == 0);
+	CHECK(unlinkat(fd, "open", 0) == 0);
+}
+
+static void
+expect_confined(void)
+{
+	int status = in_child(confine_and_look);
+
+	if (status == 2)
+		skip();
+	assert_int_equal(status, 0);
+}
+
+static void
+confined_after_the_drop(void **state)
+{
+	(void)state;
+	skip_unless_root();
+	expect_confined();
+}
+
+static void
+confined_without_a_drop(void **state)
+{
+	(void)state;
+	if (getuid() == 0)
+		skip();
+	expect_confined();
+}
+
+static int
+make_dir(void **state)
+{
+	(void)state;
+	user = getenv("AUTH_TEST_USER");
+	other = getenv("AUTH_TEST_OTHER");
+	if (user == NULL || other == NULL || mkdtemp(dir) == NULL)
+		return -1;
+	return chmod(dir, 0755);
+}
+
+static int
+remove_dir(void **state)
+{
+	char command[64];
+
+	(void)state;
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	return system(command);
+}
+
+int
+main(int argc, char *argv[])
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(right_password),
+		cmocka_unit_test(wrong_password),
+		cmocka_unit_test(empty_password),
+		cmocka_unit_test(unknown_user),
+		cmocka_unit_test(no_account),
+		cmocka_unit_test(root_is_refused),
+		cmocka_unit_test(anothers_process),
+		cmocka_unit_test(account_not_allowed),
+		cmocka_unit_test(pam_changes_the_user),
+		cmocka_unit_test(module_is_missing),
+		cmocka_unit_test(pam_is_out_of_order),
+		cmocka_unit_test(everything_is_asked),
+		cmocka_unit_test(visible_prompt_gets_the_user),
+		cmocka_unit_test(the_client_and_tty_are_told),
+		cmocka_unit_test(account_without_password),
+		cmocka_unit_test(privileges_are_dropped),
+		cmocka_unit_test(uid_0_is_no_drop),
+		cmocka_unit_test(nothing_to_drop),
+		cmocka_unit_test(confined_after_the_drop),
+		cmocka_unit_test(confined_without_a_drop),
+	};
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}

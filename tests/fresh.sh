@@ -1,0 +1,79 @@
+#!/bin/sh
+# Run a command line in a fresh Debian 12, in a copy of this checkout.
+#
+# usage: fresh.sh [-u] [-t tar] folder command
+#
+# As root, on a Debian 12.  The folder is made if it is not there: a system as
+# small as debootstrap makes it (minbase), with this host's sources of packages.
+#	-t tar	keeps the bare system: made if it is not there, else used
+#	-u	as an ordinary user who may use sudo, instead of root
+
+set -eu
+
+usage() {
+	echo "usage: $0 [-u] [-t tar] folder command" >&2
+	exit 64
+}
+
+tar='' user=root home=/root
+while getopts t:u option; do
+	case $option in
+	t) tar=$OPTARG ;;
+	u) user=user home=/home/user ;;
+	*) usage ;;
+	esac
+done
+shift $((OPTIND - 1))
+[ $# = 2 ] || usage
+root=$1
+checkout=$(cd "$(dirname "$0")/.." && pwd)
+
+# In the folder, with its own mounts and processes: nothing is left of them.
+# shellcheck disable=SC2016	# for the inner shell
+inside() {
+	unshare --mount --pid --fork --kill-child sh -ec '
+		mount --rbind "$0" "$0"
+		cd "$0"
+		mount -t proc proc proc
+		mount --rbind /dev dev
+		mount -t tmpfs tmp tmp
+		pivot_root . mnt
+		umount -l /mnt
+		exec "$@"' "$root" env -i HOME="$home" TERM=dumb LANG=C.UTF-8 \
+	    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+	    "$@"
+}
+
+# shellcheck disable=SC2016	# apt replaces these, not sh
+sources() {
+	apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
+	    'Created-By: Packages' 'Origin: Debian'
+}
+
+if [ ! -d "$root" ]; then
+	mkdir -p "$root"
+	if [ -n "$tar" ] && [ -e "$tar" ]; then
+		tar -C "$root" -xpf "$tar"
+	else
+		mirror=$(sources | sed -n 's/^deb \(.*\) bookworm main$/\1/p')
+		debootstrap --variant=minbase bookworm "$root" "$mirror"
+		[ -z "$tar" ] || tar -C "$root" -cpf "$tar" .
+	fi
+	sources >"$root/etc/apt/sources.list"
+	apt-config dump | sed -n '/^Acquire::http.*Proxy/p' \
+	    >"$root/etc/apt/apt.conf.d/proxy"
+fi
+cp /etc/resolv.conf /etc/hosts "$root/etc"
+
+if [ $user != root ] && [ ! -d "$root$home" ]; then
+	inside sh -ec 'apt-get update
+		apt-get install -y --no-install-recommends sudo
+		useradd -m user
+		echo "user ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/user'
+fi
+rm -rf "$root$home/pop3d"
+mkdir "$root$home/pop3d"
+(cd "$checkout" && git ls-files -coz --exclude-standard |
+    tar --null -T - -cf -) | tar -C "$root$home/pop3d" --no-same-owner -xf -
+inside chown -R $user: "$home/pop3d"
+inside runuser -u $user -- sh -c "cd $home/pop3d && $2"

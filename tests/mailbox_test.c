@@ -1,0 +1,924 @@
+/*
+ * Copyright (c) 2026 the pop3d authors
+ *
+ * Permission to use, copy, modify, and distribute this software for any
+ * purpose with or without fee is hereby granted, provided that the above
+ * copyright notice and this permission notice appear in all copies.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES
+ * WITH REGARD TO THIS SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF
+ * MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR
+ * ANY SPECIAL, DIRECT, INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES
+ * WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN
+ * ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF
+ * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
+ */
+
+/*
+ * mailbox.o alone: what a transcript cannot show, above all that nothing
+ * depends on where in a buffer the octets lie.  "mailbox_test name" runs one
+ * test, test_unit.py each.
+ */
+
+#include <sys/stat.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "pop3d.h"
+
+#define KIB		1024
+#define SCAN_SIZE	(256 * KIB)	/* mailbox.c's buffers */
+#define IDS_SIZE	(4 * KIB)
+#define LOOK		KIB
+#define SIDE_DATA	8192		/* where the index is */
+
+#define FROM_		"From bob@example.org Thu Nov  5 10:01:00 2026"
+#define HEAD		FROM_ "\nSubject: one\n"
+#define TWO		FROM_ "\nSubject: two\n\n2\n"
+
+static char dir[] = "/tmp/mailbox_test.XXXXXX";
+static char path[48], side[64];
+static struct maildrop drop;
+static char content[2 * SCAN_SIZE];	/* of the mailbox */
+static size_t size;
+
+/*
+ * What no program can do to a file: make its ctime older, and its times as
+ * coarse as those of another file system.  So mailbox.c's fstatat(2) and
+ * fstat(2) are made to see it: the linker puts these functions in front.
+ */
+static struct {
+	char	path[64];	/* a dotlock of another program */
+	ino_t	inode;
+	time_t	mtime_age, ctime_age;
+	bool	replace;	/* by a new one, once it was looked at */
+} foreign;
+
+static bool whole_seconds;
+
+static ino_t
+make_dotlock(const char *name)
+{
+	struct stat st;
+	int fd = open(name, O_WRONLY | O_CREAT | O_EXCL, 0600);
+
+	assert_int_not_equal(fd, -1);
+	assert_int_equal(fstat(fd, &st), 0);
+	close(fd);
+	return st.st_ino;
+}
+
+static void
+make_older(struct stat *st)
+{
+	char new[sizeof(foreign.path) + 4];
+
+	if (foreign.inode == 0 || st->st_ino != foreign.inode)
+		return;
+	st->st_mtime -= foreign.mtime_age;
+	st->st_ctime -= foreign.ctime_age;
+	if (foreign.replace) {
+		foreign.replace = false;
+		snprintf(new, sizeof(new), "%s.new", foreign.path);
+		make_dotlock(new);
+		assert_int_equal(rename(new, foreign.path), 0);
+	}
+}
+
+int __real_fstatat64(int, const char *, struct stat *, int);
+int __real_fstat64(int, struct stat *);
+int __wrap_fstatat64(int, const char *, struct stat *, int);
+int __wrap_fstat64(int, struct stat *);
+
+int
+__wrap_fstatat64(int fd, const char *name, struct stat *st, int flags)
+{
+	int n = __real_fstatat64(fd, name, st, flags);
+
+	if (n == 0)
+		make_older(st);
+	return n;
+}
+
+int
+__wrap_fstat64(int fd, struct stat *st)
+{
+	int n = __real_fstat64(fd, st);
+
+	if (n == 0 && whole_seconds)
+		st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = 0;
+	return n;
+}
+
+static void
+add(const char *text, size_t n)
+{
+	assert_true(size + n <= sizeof(content));
+	memcpy(content + size, text, n);
+	size += n;
+}
+
+/* n octets of lines that are good in a header too; n is more than 24. */
+static void
+add_filler(size_t n)
+{
+	static const char line[] = "Filler: twenty-four oct\n";
+
+	for (; n >= 48; n -= 24)
+		add(line, 24);
+	for (; n > 1; n--)
+		add(".", 1);
+	add("\n", 1);
+}
+
+static void
+put_mailbox(void)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	assert_int_not_equal(fd, -1);
+	assert_int_equal(write(fd, content, size), size);
+	close(fd);
+}
+
+static void
+append(const char *text)
+{
+	FILE *f = fopen(path, "a");
+
+	assert_non_null(f);
+	fputs(text, f);
+	assert_int_equal(fclose(f), 0);
+}
+
+static void
+put_text(const char *text)
+{
+	size = 0;
+	add(text, strlen(text));
+	put_mailbox();
+}
+
+static void
+open_drop(void)
+{
+	if (maildrop_open(&drop, path, getgid()) == -1 ||
+	    maildrop_scan(&drop) == -1)
+		fail_msg("%s: %s", strerror(errno), drop.why);
+}
+
+/* maildrop_close() leaves memory to the end of the process. */
+static void
+close_drop(void)
+{
+	maildrop_close(&drop);
+	free(drop.messages);
+	free(drop.ids);
+}
+
+/* Without an index of what was there before. */
+static void
+open_new_drop(void)
+{
+	unlink(side);
+	put_mailbox();
+	open_drop();
+}
+
+/* What message_read() gives, at most n octets at a time; ends in NUL. */
+static size_t
+read_message(size_t number, char *text, size_t n)
+{
+	struct reading r;
+	size_t length = 0;
+	ssize_t got;
+
+	message_begin(&drop, number, &r);
+	while ((got = message_read(&drop, &r, text + length, n)) > 0) {
+		assert_true((size_t)got <= n);
+		length += (size_t)got;
+	}
+	assert_int_equal(got, 0);
+	text[length] = '\0';
+	return length;
+}
+
+/* The octets of text when it is sent. */
+static off_t
+sent(const char *text, size_t n)
+{
+	off_t octets = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		octets += 1 + (text[i] == '\n' &&
+		    (i == 0 || text[i - 1] != '\r'));
+	return octets + (n > 0 && text[n - 1] != '\n' ? 2 : 0);
+}
+
+static void
+expect_message(size_t number, const char *text, size_t n)
+{
+	static char got[2 * SCAN_SIZE + 8 * KIB];
+
+	assert_int_equal(drop.messages[number].octets, sent(text, n));
+	assert_int_equal(read_message(number, got, 4096), n);
+	assert_memory_equal(got, text, n);
+	assert_int_equal(message_check(&drop, number), 0);
+}
+
+/*
+ * The first message is HEAD, filler and before, which what has been put to
+ * the mailbox up to the piece; the piece adds text to it, and then comes
+ * the second message, if there is one.
+ */
+struct piece {
+	const char	*piece;
+	const char	*text;		/* what it adds to the first message */
+	const char	*second;	/* or NULL */
+};
+
+static void
+try_piece(const struct piece *p, size_t filler, const char *before)
+{
+	static char first[2 * SCAN_SIZE];
+	size_t n;
+
+	size = 0;
+	add(HEAD, strlen(HEAD));
+	add(before, strlen(before));
+	add_filler(filler - size);
+	n = size - (strlen(FROM_) + 1);
+	memcpy(first, content + strlen(FROM_) + 1, n);
+	strcpy(first + n, p->text);
+	add(p->piece, strlen(p->piece));
+	open_new_drop();
+	assert_int_equal(drop.count, p->second == NULL ? 1 : 2);
+	expect_message(0, first, strlen(first));
+	if (p->second != NULL)
+		expect_message(1, p->second, strlen(p->second));
+	close_drop();
+}
+
+/* Lay the piece over every edge that the scan has, octet by octet. */
+static void
+slide(const struct piece *p, const char *before)
+{
+	static const size_t edges[] = { 4 * KIB, SCAN_SIZE - LOOK, SCAN_SIZE };
+	size_t at, i;
+
+	for (i = 0; i < sizeof(edges) / sizeof(edges[0]); i++)
+		for (at = edges[i] - strlen(p->piece) - 8; at < edges[i] + 8;
+		    at++)
+			try_piece(p, at, before);
+}
+
+static void
+in_body(const char *piece, const char *text, const char *second)
+{
+	const struct piece p = { piece, text, second };
+
+	slide(&p, "\n");
+}
+
+/*
+ * The body is scanned in blocks of a KiB: have the piece at each place of one,
+ * with enough behind it for a block to begin in the middle of it.
+ */
+static void
+in_block(const char *piece, const char *text, const char *second)
+{
+	static char rest[2 * KIB], whole[3][sizeof(rest) + 256];
+	const struct piece p = { whole[0], whole[1],
+	    second != NULL ? whole[2] : NULL };
+	size_t at;
+
+	memset(rest, 'z', sizeof(rest) - 1);
+	snprintf(whole[0], sizeof(whole[0]), "%s%s\n", piece, rest);
+	snprintf(whole[1], sizeof(whole[1]), "%s", text);
+	if (second == NULL)
+		snprintf(whole[1], sizeof(whole[1]), "%s%s\n", text, rest);
+	else
+		snprintf(whole[2], sizeof(whole[2]), "%s%s\n", second, rest);
+	for (at = 3 * KIB; at < 4 * KIB; at++)
+		try_piece(&p, at, "\n");
+}
+
+static void
+in_header(const char *piece, const char *text, const char *second)
+{
+	const struct piece p = { piece, text, second };
+
+	slide(&p, "");
+}
+
+static void
+from_line_at_an_edge(void **state)
+{
+	(void)state;
+	in_body("\n" TWO, "", "Subject: two\n\n2\n");
+	in_body("\n" TWO "\n", "", "Subject: two\n\n2\n");
+}
+
+static void
+anywhere_in_a_block(void **state)
+{
+	(void)state;
+	in_block("one\r\nalone\n", "one\r\nalone\n", NULL);
+	in_block("\r\nFrom on\nb\r\rc\n\n" TWO, "\r\nFrom on\nb\r\rc\n",
+	    "Subject: two\n\n2\n");
+	in_block(TWO, "", "Subject: two\n\n2\n");
+}
+
+static void
+from_line_without_empty_line_at_an_edge(void **state)
+{
+	(void)state;
+	in_body(TWO, "", "Subject: two\n\n2\n");
+}
+
+static void
+from_line_with_crlf_at_an_edge(void **state)
+{
+	(void)state;
+	in_body("\r\n" FROM_ "\r\nSubject: two\r\n\r\n2\r\n", "",
+	    "Subject: two\r\n\r\n2\r\n");
+}
+
+static void
+incomplete_date_at_an_edge(void **state)
+{
+	(void)state;
+	in_body("\nFrom bob Thu Nov  5 10:01 2026\n2\n", "", "2\n");
+	in_body("From bob Thu Nov  5 10:01 2026\n2\n",
+	    "From bob Thu Nov  5 10:01 2026\n2\n", NULL);
+}
+
+static void
+from_in_text_at_an_edge(void **state)
+{
+	(void)state;
+	in_body("\nFrom here on\nFrom\nFro", "\nFrom here on\nFrom\nFro", NULL);
+}
+
+static void
+line_ends_at_an_edge(void **state)
+{
+	(void)state;
+	in_body("a\r\nb\r\rc\n\r\r\nd\n", "a\r\nb\r\rc\n\r\r\nd\n", NULL);
+}
+
+static void
+ends_at_an_edge(void **state)
+{
+	(void)state;
+	in_body("no newline", "no newline", NULL);
+	in_body("CR\r", "CR\r", NULL);
+	in_body("text\n\n", "text\n", NULL);
+	in_body("text\r\n\r\n", "text\r\n", NULL);
+	in_body("text\n\n\n", "text\n\n", NULL);
+	in_body("", "", NULL);
+}
+
+static void
+header_end_at_an_edge(void **state)
+{
+	(void)state;
+	in_header("To: me\n\nStatus: text\n", "To: me\n\nStatus: text\n", NULL);
+	in_header("To: me\r\n\r\nX-UID: 1\r\n", "To: me\r\n\r\nX-UID: 1\r\n",
+	    NULL);
+}
+
+static void
+private_lines_at_an_edge(void **state)
+{
+	(void)state;
+	in_header("X-Keywords: one\n two\n\tthree\nTo: me\n\n1\n",
+	    "To: me\n\n1\n", NULL);
+	in_header("X-Keywords: one\r\n two\r\nTo: me\r\n\r\n1\r\n",
+	    "To: me\r\n\r\n1\r\n", NULL);
+	in_header("To: me\n and you\nX-IMAPbase: 1\n 2", "To: me\n and you\n",
+	    NULL);
+	in_header("X-UID: 1\nX-Statu: 2\nStatus: O\n\n" TWO, "X-Statu: 2\n",
+	    "Subject: two\n\n2\n");
+}
+
+/* What is read must not depend on the size of the caller's buffer either. */
+static void
+any_buffer_reads_the_same(void **state)
+{
+	static char want[32 * KIB], got[32 * KIB];
+	size_t n, i, length = 0;
+
+	(void)state;
+	size = 0;
+	add(HEAD, strlen(HEAD));
+	for (i = 0; i < 400; i++) {
+		const char *line = i % 3 == 0 ? "X-Keywords: private\n more\n" :
+		    "Received: from somewhere\n\tfor somebody\n";
+		add(line, strlen(line));
+	}
+	add("\nStatus: text\n", 14);
+	open_new_drop();
+	length = read_message(0, want, sizeof(want) - 1);
+	assert_int_equal(drop.messages[0].octets, sent(want, length));
+	for (n = 4096; n < 4096 + 64; n++) {
+		memset(got, 0, sizeof(got));
+		assert_int_equal(read_message(0, got, n), length);
+		assert_memory_equal(got, want, length);
+	}
+	close_drop();
+}
+
+/* An id is the same wherever in the mailbox its message lies. */
+static void
+ids_do_not_depend_on_the_place(void **state)
+{
+	static const char two[] = TWO "\n" TWO;
+	char want[UNIQUE_ID_SIZE] = "", id[UNIQUE_ID_SIZE], twin[64];
+	size_t filler;
+
+	(void)state;
+	for (filler = 200; filler < 2 * IDS_SIZE; filler += 7) {
+		size = 0;
+		add(HEAD "\n", strlen(HEAD) + 1);
+		add_filler(filler - size);
+		add("\n", 1);
+		add(two, strlen(two));
+		open_new_drop();
+		assert_int_equal(drop.count, 3);
+		assert_int_equal(maildrop_ids(&drop), 0);
+		unique_id(&drop, 1, id);
+		if (*want == '\0')
+			strcpy(want, id);
+		assert_string_equal(id, want);
+		unique_id(&drop, 2, id);
+		snprintf(twin, sizeof(twin), "%s-2", want);
+		assert_string_equal(id, twin);
+		close_drop();
+	}
+}
+
+/* An id stays though the last message gets its newline and a neighbour. */
+static void
+ids_do_not_depend_on_the_last_newline(void **state)
+{
+	char before[UNIQUE_ID_SIZE], after[UNIQUE_ID_SIZE];
+
+	(void)state;
+	put_text(HEAD "\n1");
+	open_drop();
+	assert_int_equal(maildrop_ids(&drop), 0);
+	unique_id(&drop, 0, before);
+	close_drop();
+	append("\n\n" TWO);
+	open_drop();
+	assert_int_equal(drop.count, 2);
+	assert_int_equal(maildrop_ids(&drop), 0);
+	unique_id(&drop, 0, after);
+	assert_string_equal(after, before);
+	close_drop();
+}
+
+static void
+twins_are_numbered(void **state)
+{
+	char first[UNIQUE_ID_SIZE], id[UNIQUE_ID_SIZE], twin[64];
+	unsigned int i;
+
+	(void)state;
+	size = 0;
+	for (i = 0; i < 1000; i++)
+		add(TWO "\n", strlen(TWO) + 1);
+	open_new_drop();
+	assert_int_equal(drop.count, 1000);
+	assert_int_equal(maildrop_ids(&drop), 0);
+	unique_id(&drop, 0, first);
+	for (i = 1; i < 1000; i++) {
+		unique_id(&drop, i, id);
+		snprintf(twin, sizeof(twin), "%s-%u", first, i + 1);
+		assert_string_equal(id, twin);
+	}
+	close_drop();
+}
+
+/* The empty line at the end of a message. */
+static const char *
+separator(const char *message)
+{
+	size_t n = strlen(message);
+
+	if (strcmp(message + n - 2, "\n\n") == 0)
+		return "\n";
+	return strcmp(message + n - 3, "\n\r\n") == 0 ? "\r\n" : "";
+}
+
+#define BARE		"From bob@example.org Thu Nov  5 10:01 2026"
+
+/*
+ * Delete every subset of the messages.  Where a From_ line needs an empty line
+ * in front of it and the message there has none, it keeps that of the last one
+ * that goes.
+ */
+static void
+delete_every_subset(const char *const *messages, unsigned int count)
+{
+	unsigned int mask, i;
+	const char *front;	/* the last kept message */
+	struct stat before, after;
+	char want[KIB], got[KIB];
+	int fd;
+
+	for (mask = 0; mask < 1U << count; mask++) {
+		size = 0;
+		want[0] = '\0';
+		front = NULL;
+		for (i = 0; i < count; i++) {
+			add(messages[i], strlen(messages[i]));
+			if ((mask & 1U << i) != 0)
+				continue;
+			if (i > 0 && (mask & 1U << (i - 1)) != 0 &&
+			    front != NULL && *separator(front) == '\0' &&
+			    strncmp(messages[i], BARE, strlen(BARE)) == 0)
+				strcat(want, separator(messages[i - 1]));
+			strcat(want, messages[i]);
+			front = messages[i];
+		}
+		put_mailbox();
+		assert_int_equal(stat(path, &before), 0);
+		open_drop();
+		assert_int_equal(drop.count, count);
+		for (i = 0; i < count; i++)
+			if ((mask & 1U << i) != 0)
+				drop.messages[i].flags |= MSG_DELETED;
+		if (maildrop_update(&drop) == -1)
+			fail_msg("%s: %s", strerror(errno), drop.why);
+		close_drop();
+		assert_int_not_equal(fd = open(path, O_RDONLY), -1);
+		assert_int_equal(read(fd, got, sizeof(got)), strlen(want));
+		assert_memory_equal(got, want, strlen(want));
+		assert_int_equal(fstat(fd, &after), 0);
+		assert_int_equal(after.st_ino, before.st_ino);
+		close(fd);
+	}
+}
+
+static void
+every_subset_is_deleted(void **state)
+{
+	static const char *const lf[] = { HEAD "\n1\n\n", TWO "\n",
+	    FROM_ "\nSubject: three\n\nlonger than the others\n\n",
+	    FROM_ "\n\n", TWO };
+	static const char *const crlf[] = { FROM_ "\r\n\r\n1\r\n\r\n",
+	    TWO, FROM_ "\r\nSubject: three\r\n\r\n", TWO "\n\n",
+	    FROM_ "\nno newline" };
+	static const char *const bare[] = { BARE "\n\n1\n", TWO "\n",
+	    BARE "\nSubject: three\n\n3\r\n\r\n", BARE "\n\n4\n\n",
+	    HEAD "\n5\n", HEAD "\n\n6\n\n", BARE "\n\n7\n" };
+
+	(void)state;
+	delete_every_subset(lf, 5);
+	delete_every_subset(crlf, 5);
+	delete_every_subset(bare, 7);
+}
+
+/* A mailbox that was left alone for long enough has an index. */
+static void
+put_indexed_mailbox(void)
+{
+	const struct timespec while_it_settles = { 3, 500000000 };
+
+	unlink(side);
+	size = 0;
+	add(HEAD "Status: O\n\n1\n\n", strlen(HEAD "Status: O\n\n1\n\n"));
+	add(TWO "\n" TWO "\n", 2 * strlen(TWO "\n"));
+	add(HEAD "\n", strlen(HEAD "\n"));
+	add_filler(SCAN_SIZE);
+	put_mailbox();
+	nanosleep(&while_it_settles, NULL);
+}
+
+static void
+expect_indexed_mailbox(char ids[4][UNIQUE_ID_SIZE])
+{
+	char id[UNIQUE_ID_SIZE];
+	size_t i;
+
+	open_drop();
+	assert_int_equal(drop.count, 4);
+	expect_message(0, "Subject: one\n\n1\n", 16);
+	expect_message(1, "Subject: two\n\n2\n", 16);
+	assert_int_equal(maildrop_ids(&drop), 0);
+	for (i = 0; i < 4; i++) {
+		unique_id(&drop, i, id);
+		if (ids[i][0] == '\0')
+			strcpy(ids[i], id);
+		assert_string_equal(id, ids[i]);
+	}
+	maildrop_index(&drop);
+	close_drop();
+}
+
+static void
+the_index_knows_what_the_scan_found(void **state)
+{
+	char ids[4][UNIQUE_ID_SIZE] = { "" };
+	struct stat st;
+	int session;
+
+	(void)state;
+	put_indexed_mailbox();
+	for (session = 0; session < 3; session++)
+		expect_indexed_mailbox(ids);
+	assert_int_equal(stat(side, &st), 0);
+	assert_true(st.st_size > SIDE_DATA);
+}
+
+/* Whatever octet of it is wrong. */
+static void
+a_damaged_index_is_not_trusted(void **state)
+{
+	char ids[4][UNIQUE_ID_SIZE] = { "" }, octet;
+	struct stat st;
+	off_t at;
+	int fd;
+
+	(void)state;
+	put_indexed_mailbox();
+	expect_indexed_mailbox(ids);
+	assert_int_equal(stat(side, &st), 0);
+	assert_true(st.st_size > SIDE_DATA);
+	for (at = SIDE_DATA; at < st.st_size; at++) {
+		assert_int_not_equal(fd = open(side, O_RDWR), -1);
+		assert_int_equal(pread(fd, &octet, 1, at), 1);
+		octet ^= 1;
+		assert_int_equal(pwrite(fd, &octet, 1, at), 1);
+		close(fd);
+		expect_indexed_mailbox(ids);
+	}
+	assert_int_not_equal(truncate(side, st.st_size - 1), -1);
+	expect_indexed_mailbox(ids);
+}
+
+/* Readers that set the time back, and deliveries. */
+static void
+an_old_index_is_not_trusted(void **state)
+{
+	char ids[4][UNIQUE_ID_SIZE] = { "" };
+	struct timespec times[2];
+	struct stat st;
+
+	(void)state;
+	put_indexed_mailbox();
+	expect_indexed_mailbox(ids);
+	assert_int_equal(stat(path, &st), 0);
+	memcpy(content + strlen(HEAD "Status: O\n\n1\n\n"), ">", 1);
+	put_mailbox();
+	times[0] = st.st_atim;
+	times[1] = st.st_mtim;
+	assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+	open_drop();
+	assert_int_equal(drop.count, 3);
+	maildrop_index(&drop);
+	close_drop();
+	append("\n" TWO);
+	open_drop();
+	assert_int_equal(drop.count, 4);
+	maildrop_index(&drop);
+	close_drop();
+}
+
+/* So quick that the file's times do not tell. */
+static void
+a_change_in_the_same_instant_is_seen(void **state)
+{
+	int i;
+
+	(void)state;
+	whole_seconds = true;
+	for (i = 0; i < 10; i++) {
+		put_text(HEAD "\n1\n\n" TWO);
+		open_drop();
+		put_text(TWO "\n" HEAD "\n1\n");
+		assert_int_equal(message_check(&drop, 1), -1);
+		assert_int_equal(errno, ESTALE);
+		maildrop_index(&drop);
+		close_drop();
+	}
+	whole_seconds = false;
+}
+
+static void
+a_change_is_seen_before_reading(void **state)
+{
+	(void)state;
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	append("\n" TWO);
+	assert_int_equal(message_check(&drop, 0), 0);
+	assert_int_equal(message_check(&drop, 1), 0);
+	put_text(HEAD "Status: O\n\n1\n\n" TWO);
+	assert_int_equal(message_check(&drop, 1), -1);
+	assert_int_equal(errno, ESTALE);
+	put_text(HEAD "\n1\n\n");
+	assert_int_equal(message_check(&drop, 0), 0);
+	assert_int_equal(message_check(&drop, 1), -1);
+	assert_int_equal(errno, ESTALE);
+	close_drop();
+}
+
+static void
+update_refuses_a_changed_mailbox(void **state)
+{
+	static const char changed[] = HEAD "Status: O\n\n1\n\n" TWO;
+	char got[KIB];
+	int fd;
+
+	(void)state;
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	put_text(changed);
+	assert_int_equal(maildrop_update(&drop), -1);
+	assert_int_equal(errno, ESTALE);
+	close_drop();
+	assert_int_not_equal(fd = open(path, O_RDONLY), -1);
+	assert_int_equal(read(fd, got, sizeof(got)), strlen(changed));
+	assert_memory_equal(got, changed, strlen(changed));
+	close(fd);
+}
+
+static void
+update_without_a_deletion_writes_nothing(void **state)
+{
+	struct stat before, after;
+
+	(void)state;
+	put_text(HEAD "\n1\n\n" TWO);
+	assert_int_equal(stat(path, &before), 0);
+	open_drop();
+	assert_int_equal(maildrop_update(&drop), 0);
+	close_drop();
+	assert_int_equal(stat(path, &after), 0);
+	assert_memory_equal(&before.st_mtim, &after.st_mtim,
+	    sizeof(before.st_mtim));
+	assert_memory_equal(&before.st_ctim, &after.st_ctim,
+	    sizeof(before.st_ctim));
+}
+
+/* An UPDATE that meets a dotlock of that age. */
+static int
+update_past_dotlock(time_t mtime_age, time_t ctime_age, bool replace)
+{
+	int n;
+
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	snprintf(foreign.path, sizeof(foreign.path), "%s.lock", path);
+	foreign.inode = make_dotlock(foreign.path);
+	foreign.mtime_age = mtime_age;
+	foreign.ctime_age = ctime_age;
+	foreign.replace = replace;
+	n = maildrop_update(&drop);
+	if (n == -1)
+		assert_int_equal(errno, EAGAIN);
+	close_drop();
+	foreign.inode = 0;
+	return n;
+}
+
+static void
+a_stale_dotlock_is_broken(void **state)
+{
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(update_past_dotlock(610, 610, false), 0);
+	assert_int_equal(lstat(foreign.path, &st), -1);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, strlen(TWO));
+}
+
+static void
+a_dotlock_of_less_than_ten_minutes_is_not(void **state)
+{
+	static const time_t ages[][2] = { { 610, 590 }, { 590, 610 },
+	    { 590, 590 }, { 0, 0 }, { 610, 0 } };
+	struct stat st;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(ages) / sizeof(ages[0]); i++) {
+		assert_int_equal(update_past_dotlock(ages[i][0], ages[i][1],
+		    false), -1);
+		assert_int_equal(unlink(foreign.path), 0);	/* it stood */
+		assert_int_equal(stat(path, &st), 0);
+		assert_int_equal(st.st_size, strlen(HEAD "\n1\n\n" TWO));
+	}
+}
+
+/* Another program broke it too, and was quicker: its own must stand. */
+static void
+a_new_dotlock_in_the_place_of_a_stale_one_stands(void **state)
+{
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(update_past_dotlock(610, 610, true), -1);
+	assert_int_equal(unlink(foreign.path), 0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, strlen(HEAD "\n1\n\n" TWO));
+}
+
+/* The gid to create files with is root's group-writable directory's. */
+static void
+the_spool_gives_its_gid(void **state)
+{
+	struct passwd pw = { .pw_gid = 12345 };
+
+	(void)state;
+	assert_int_equal(chmod(dir, 0775), 0);
+	assert_int_equal(maildrop_gid(path, &pw), 12345);	/* gid 0 */
+	if (chown(dir, (uid_t)-1, 8) == -1)
+		skip();		/* not root */
+	assert_int_equal(maildrop_gid(path, &pw), 8);
+	assert_int_equal(chmod(dir, 02775), 0);
+	assert_int_equal(maildrop_gid(path, &pw), 8);
+	assert_int_equal(chmod(dir, 0777), 0);
+	assert_int_equal(maildrop_gid(path, &pw), 12345);
+	assert_int_equal(chmod(dir, 0755), 0);
+	assert_int_equal(maildrop_gid(path, &pw), 12345);
+	assert_int_equal(chmod(dir, 0775), 0);
+	assert_int_equal(chown(dir, 1, 8), 0);
+	assert_int_equal(maildrop_gid(path, &pw), 12345);
+}
+
+static int
+make_dir(void **state)
+{
+	(void)state;
+	if (mkdtemp(dir) == NULL)
+		return -1;
+	snprintf(path, sizeof(path), "%s/alice", dir);
+	snprintf(side, sizeof(side), "%s/.alice.pop3d", dir);
+	return 0;
+}
+
+static int
+remove_dir(void **state)
+{
+	(void)state;
+	unlink(path);
+	unlink(side);
+	return rmdir(dir);	/* fails if a test left anything else */
+}
+
+int
+main(int argc, char *argv[])
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(from_line_at_an_edge),
+		cmocka_unit_test(anywhere_in_a_block),
+		cmocka_unit_test(from_line_without_empty_line_at_an_edge),
+		cmocka_unit_test(from_line_with_crlf_at_an_edge),
+		cmocka_unit_test(incomplete_date_at_an_edge),
+		cmocka_unit_test(from_in_text_at_an_edge),
+		cmocka_unit_test(line_ends_at_an_edge),
+		cmocka_unit_test(ends_at_an_edge),
+		cmocka_unit_test(header_end_at_an_edge),
+		cmocka_unit_test(private_lines_at_an_edge),
+		cmocka_unit_test(any_buffer_reads_the_same),
+		cmocka_unit_test(ids_do_not_depend_on_the_place),
+		cmocka_unit_test(ids_do_not_depend_on_the_last_newline),
+		cmocka_unit_test(twins_are_numbered),
+		cmocka_unit_test(every_subset_is_deleted),
+		cmocka_unit_test(the_index_knows_what_the_scan_found),
+		cmocka_unit_test(a_damaged_index_is_not_trusted),
+		cmocka_unit_test(an_old_index_is_not_trusted),
+		cmocka_unit_test(a_change_in_the_same_instant_is_seen),
+		cmocka_unit_test(a_change_is_seen_before_reading),
+		cmocka_unit_test(update_refuses_a_changed_mailbox),
+		cmocka_unit_test(update_without_a_deletion_writes_nothing),
+		cmocka_unit_test(a_stale_dotlock_is_broken),
+		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
+		cmocka_unit_test(
+		    a_new_dotlock_in_the_place_of_a_stale_one_stands),
+		cmocka_unit_test(the_spool_gives_its_gid),
+	};
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}

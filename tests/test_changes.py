@@ -1,0 +1,220 @@
+"""Deliveries and other programs in the middle of a session."""
+
+import os
+
+import pytest
+
+from harness import Maildrop, mail
+
+CHANGED = b"-ERR [SYS/TEMP] mailbox was changed by another program"
+THREE = mail(1) + mail(2) + mail(3)
+
+
+def rewrite(drop, content):
+    """In place, as readers do it; the modification time does not tell."""
+    st = drop.path.stat()
+    with open(drop.path, "rb+") as mailbox:
+        mailbox.write(content)
+        mailbox.truncate()
+    os.utime(drop.path, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+def marked_read(drop):
+    rewrite(drop, THREE.replace(b"Subject", b"Status: RO\nSubject"))
+
+
+def same_size(drop):
+    rewrite(drop, THREE.replace(b"number", b"NUMBER"))
+
+
+def cut_short(drop):
+    rewrite(drop, THREE[:len(THREE) // 4])
+
+
+def emptied(drop):
+    rewrite(drop, b"")
+
+
+def first_removed(drop):
+    rewrite(drop, mail(2) + mail(3))
+
+
+def order_reversed(drop):
+    rewrite(drop, mail(3) + mail(2) + mail(1))
+
+
+ALL = [marked_read, same_size, cut_short, emptied, first_removed,
+       order_reversed]
+
+
+@pytest.fixture
+def session(drop):
+    with drop.session() as session:
+        assert session.login().startswith(b"+OK")
+        yield session
+
+
+def expect_end(session):
+    assert session.rest() == b""
+    assert session.wait() == 0
+
+
+@pytest.mark.parametrize("command", ["RETR 1", "TOP 1 0", "UIDL", "UIDL 1"])
+@pytest.mark.parametrize("change", ALL)
+def test_a_change_is_seen_and_ends_the_session(drop, session, change, command):
+    session.cmd("DELE 3")
+    change(drop)
+    content = drop.content
+    assert session.cmd(command) == CHANGED
+    expect_end(session)
+    assert drop.content == content
+
+
+@pytest.mark.parametrize("change", ALL)
+def test_a_change_is_seen_at_quit(drop, session, change):
+    session.cmd("DELE 1")
+    change(drop)
+    content = drop.content
+    assert session.cmd("QUIT") == CHANGED
+    expect_end(session)
+    assert drop.content == content
+
+
+@pytest.mark.parametrize("change", ALL)
+def test_a_session_that_deletes_nothing_does_not_mind(drop, session, change):
+    session.cmd("STAT")
+    change(drop)
+    content = drop.content
+    assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == content
+
+
+def test_a_message_that_is_where_it_was_is_sent(drop, session):
+    order_reversed(drop)
+    assert session.multi("RETR 2")[1][1] == b"Subject: number 2"
+
+
+def replaced(drop):
+    new = drop.path.with_name("new")
+    new.write_bytes(mail(7) + mail(8) + mail(9))
+    new.rename(drop.path)
+
+
+def removed(drop):
+    drop.path.unlink()
+
+
+@pytest.mark.parametrize("change", [replaced, removed])
+def test_another_file_of_that_name_is_left_alone(drop, session, change):
+    session.cmd("DELE 1")
+    change(drop)
+    content = drop.content
+    assert session.cmd("QUIT") == CHANGED
+    expect_end(session)
+    assert drop.content == content
+    assert not drop.dotlock.exists()
+
+
+def test_a_mailbox_that_was_touched_is_unchanged(drop, session):
+    session.cmd("DELE 1")
+    os.utime(drop.path)
+    drop.path.chmod(0o600)
+    assert session.multi("RETR 2")[1][1] == b"Subject: number 2"
+    assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3)
+
+
+# ---- deliveries ----
+
+def test_mail_that_comes_is_for_the_next_session(drop, session):
+    stat = session.cmd("STAT")
+    drop.deliver(mail(4))
+    assert session.cmd("STAT") == stat
+    assert session.cmd("RETR 4").startswith(b"-ERR")
+    assert session.cmd("RETR 3").startswith(b"+OK")
+    session.body()
+    assert session.cmd("QUIT").startswith(b"+OK")
+    session.wait()
+    with drop.session() as session:
+        session.login()
+        assert session.cmd("STAT").startswith(b"+OK 4 ")
+
+
+@pytest.mark.parametrize("deleted", [(1,), (2,), (3,), (1, 3), (1, 2, 3)])
+def test_mail_that_comes_is_kept_at_quit(drop, session, deleted):
+    for number in deleted:
+        session.cmd(f"DELE {number}")
+    drop.deliver(mail(4))
+    drop.deliver(mail(5, body=5000 * b"a long one\n"))
+    assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == b"".join(mail(number) for number in range(1, 4)
+                                    if number not in deleted) \
+        + mail(4) + mail(5, body=5000 * b"a long one\n")
+
+
+def test_mail_comes_to_an_empty_mailbox(tmp_path):
+    drop = Maildrop(tmp_path / "alice", b"")
+    with drop.session() as session:
+        session.login()
+        drop.deliver(mail(1))
+        assert session.cmd("STAT") == b"+OK 0 0"
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(1)
+
+
+def test_mail_comes_to_a_missing_mailbox(tmp_path):
+    drop = Maildrop(tmp_path / "alice")
+    with drop.session() as session:
+        session.login()
+        drop.deliver(mail(1))
+        assert session.cmd("STAT") == b"+OK 0 0"
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(1)
+
+
+# ---- a deliverer that had not finished when the session began ----
+
+@pytest.fixture
+def half(tmp_path):
+    """The last message has no end yet."""
+    return Maildrop(tmp_path / "alice", mail(1) + mail(2) + mail(3)[:-5])
+
+
+def test_a_message_that_grew_is_not_sent(half):
+    with half.session() as session:
+        session.login()
+        half.deliver(mail(3)[-5:])
+        assert session.cmd("RETR 1").startswith(b"+OK")
+        session.body()
+        assert session.cmd("RETR 3") == CHANGED
+        expect_end(session)
+
+
+def test_a_message_that_grew_is_not_deleted(half):
+    with half.session() as session:
+        session.login()
+        session.cmd("DELE 3")
+        half.deliver(mail(3)[-5:])
+        assert session.cmd("QUIT") == CHANGED
+    assert half.content == THREE
+
+
+def test_a_message_that_grew_is_kept_whole(half):
+    with half.session() as session:
+        session.login()
+        session.cmd("DELE 1")
+        half.deliver(mail(3)[-5:] + mail(4))
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert half.content == mail(2) + mail(3) + mail(4)
+
+
+def test_the_next_message_is_glued_on(tmp_path):
+    """A deliverer whose mailbox lacked the last newline."""
+    drop = Maildrop(tmp_path / "alice", mail(1) + b"".join(
+        mail(2).rsplit(b"\n\n", 1)))
+    with drop.session() as session:
+        session.login()
+        session.cmd("DELE 1")
+        drop.deliver(b"\n\n" + mail(3))
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3)

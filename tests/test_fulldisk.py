@@ -1,0 +1,116 @@
+"""On a disk without a free byte mail can be read, and deleting works and frees space.  And where files may not grow."""
+
+import contextlib
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
+import crash  # noqa: E402
+import lab  # noqa: E402
+from harness import needs_root  # noqa: E402
+
+SERVERS = {path.name: path for path in lab.SERVERS}
+
+
+@contextlib.contextmanager
+def small_disk(kind, folder):
+    """A file system of 16 MiB of our own."""
+    disk = folder / "disk"
+    disk.mkdir()
+    if kind == "tmpfs":
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], check=True)
+    else:
+        with open(folder / "image", "wb") as image:
+            image.truncate(16 << 20)
+        subprocess.run(["/sbin/mkfs.ext4", "-q", "-m", "0", folder / "image"], check=True)
+        subprocess.run(["mount", "-o", "loop", folder / "image", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk):
+    """To the last byte, with pieces ever smaller."""
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(size)) == size:
+                    continue
+            os.fsync(filler)
+    assert free(disk) == 0
+
+
+def free(disk):
+    return os.statvfs(disk).f_bavail
+
+
+@pytest.fixture(params=["ext4", "tmpfs"])
+def disk(request, tmp_path):
+    with small_disk(request.param, tmp_path) as path:
+        yield path
+
+
+@needs_root
+@pytest.mark.parametrize("pattern", ["first", "every second", "last", "all"])
+@pytest.mark.parametrize("server", SERVERS)
+def test_deleting_works_on_a_full_disk_and_frees_space(disk, server, pattern):
+    with lab.Maildrop(lab.mailbox("full disk"), disk) as drop:
+        drop.begin(SERVERS[server])     # a session before the disk is full makes the side file
+        fill(disk)
+        deleted = list(lab.PATTERNS[pattern](len(drop.messages)))
+        _, output = drop.session(SERVERS[server], [*lab.LOGIN, *lab.deletions(deleted), b"QUIT"])
+        assert lab.last_reply(output).startswith(b"+OK")
+        drop.judge(deleted, all_gone=True)
+        assert free(disk) > 0
+        crash.login(drop, SERVERS[server], deleted, None)
+
+
+@needs_root
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_kill_on_a_full_disk_harms_nothing(disk, server):
+    with lab.Maildrop(lab.mailbox("full disk"), disk) as drop:
+        drop.begin(SERVERS[server])
+        fill(disk)
+        commands = [*lab.LOGIN, b"DELE 1", b"DELE 3", b"QUIT"]
+        drop.session(SERVERS[server], commands, marker="QUIT", lists=True)
+        for number, action in crash.sample(crash.different(drop.calls()), 12):
+            drop.restore()
+            drop.session(SERVERS[server], commands, marker="QUIT", number=number, action=action)
+            crash.login(drop, SERVERS[server], [0, 2], None)
+
+
+@needs_root
+def test_the_first_login_on_a_full_disk_can_read(disk):
+    with lab.Maildrop(lab.mailbox("full disk"), disk) as drop:
+        drop.begin(SERVERS["pop3d-stub"], first=True)
+        fill(disk)
+        _, output = drop.session(SERVERS["pop3d-stub"], [*lab.LOGIN, b"RETR 2", b"DELE 1", b"QUIT"])
+        assert drop.messages[1].sent in output
+        answer = lab.last_reply(output)
+        assert answer.startswith((b"+OK", b"-ERR [SYS/TEMP]"))
+        drop.judge([0], all_gone=answer.startswith(b"+OK"))
+
+
+def test_a_limit_on_the_size_of_files_harms_nothing():
+    """RLIMIT_FSIZE, around every size that files have here."""
+    server = SERVERS["pop3d-stub"]
+    with lab.Maildrop(lab.mailbox("short")) as drop:
+        for first in False, True:
+            drop.begin(server, first)
+            size, answers = len(drop.original), set()
+            for limit in 0, 1, 4095, 4096, 8191, 8192, 8193, 20_000, size - 1, size, size + 1, 2 * size:
+                drop.restore()
+                _, output = drop.session(server, [*lab.LOGIN, b"DELE 1", b"DELE 3", b"QUIT"],
+                                         limits=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+                answer = lab.last_reply(output)
+                assert answer.startswith((b"+OK", b"-ERR [SYS/TEMP]")), limit
+                drop.judge([0, 2], all_gone=answer.startswith(b"+OK"))
+                crash.login(drop, server, [0, 2], None)
+                answers.add(answer[:3])
+            assert answers == {b"+OK", b"-ER"}

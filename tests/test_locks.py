@@ -1,0 +1,157 @@
+"""Locks of other programs: fcntl, flock, dotlock; when they are taken.
+
+LOCK_SECONDS is 3 in the stub, and 6 in build/pop3d-stub-patient, where a
+dotlock is waited for 5 s before the mailbox is read without one.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+
+import pytest
+
+from harness import BUILD, mail, wait_for
+
+PATIENT = BUILD / "pop3d-stub-patient"
+LOCK_SECONDS = 3
+KINDS = {"fcntl": fcntl.lockf, "flock": fcntl.flock}
+
+
+@contextlib.contextmanager
+def held(drop, kind, how=fcntl.LOCK_EX):
+    """Another program has the mailbox locked."""
+    with open(drop.path, "rb+") as mailbox:
+        KINDS[kind](mailbox, how | fcntl.LOCK_NB)
+        yield
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_locked_mailbox_is_in_use(drop, kind):
+    before = drop.state()
+    with held(drop, kind), drop.session() as session:
+        start = time.monotonic()
+        answer = session.login()
+        assert answer.startswith(b"-ERR [IN-USE] ") and b"locked" in answer
+        assert time.monotonic() - start >= LOCK_SECONDS - 1
+        assert session.rest() == b""
+        assert session.wait() == 0
+    assert drop.state() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lock_that_is_released_is_waited_for(drop, kind):
+    with drop.session() as session:
+        with held(drop, kind):
+            session.line()
+            session.cmd("USER alice")
+            session.send(b"PASS secret\r\n")
+            time.sleep(0.3)
+        assert session.line().startswith(b"+OK")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_does_not_disturb_the_login(drop, kind):
+    with held(drop, kind, fcntl.LOCK_SH), drop.session() as session:
+        assert session.login().startswith(b"+OK")
+        assert session.cmd("STAT").startswith(b"+OK 3 ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mailbox_locked_at_quit_stays_as_it_was(drop, kind):
+    before = drop.state()
+    with drop.session() as session:
+        session.login()
+        session.cmd("DELE 1")
+        with held(drop, kind):
+            answer = session.cmd("QUIT")
+        assert answer.startswith(b"-ERR [SYS/TEMP] ") and b"locked" in answer
+        assert session.rest() == b""
+        assert session.wait() == 0
+    assert drop.state() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_lock_is_held_between_login_and_quit(drop, kind):
+    with drop.session() as session:
+        session.login()
+        with held(drop, kind):
+            assert not drop.dotlock.exists()
+            assert session.cmd("RETR 1").startswith(b"+OK")
+            session.body()
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    with held(drop, kind):
+        assert not drop.dotlock.exists()
+
+
+def test_a_session_without_a_deletion_needs_no_lock_at_quit(drop):
+    with drop.session() as session:
+        session.login()
+        with held(drop, "fcntl"), held(drop, "flock"):
+            assert session.cmd("QUIT").startswith(b"+OK")
+
+
+def test_a_foreign_dotlock_is_respected_but_mail_can_be_read(drop):
+    """An old modification time alone does not make it stale."""
+    before = drop.state()
+    drop.dotlock.write_text("1\n")
+    os.utime(drop.dotlock, (0, 0))
+    with drop.session(binary=PATIENT) as session:
+        assert session.login().startswith(b"+OK")
+        assert session.cmd("RETR 1").startswith(b"+OK")
+        session.body()
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        answer = session.cmd("QUIT")
+        assert answer.startswith(b"-ERR [SYS/TEMP] ") and b"locked" in answer
+    assert drop.state() == before
+    assert drop.dotlock.read_text() == "1\n"
+
+
+def test_a_dotlock_that_goes_is_waited_for_at_quit(drop):
+    with drop.session() as session:
+        session.login()
+        session.cmd("DELE 1")
+        drop.dotlock.write_text("1\n")
+        session.send(b"QUIT\r\n")
+        time.sleep(0.3)
+        assert drop.content.startswith(mail(1))
+        drop.dotlock.unlink()
+        assert session.line().startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3)
+
+
+def test_a_dotlock_of_a_dead_session_is_broken_at_once(drop):
+    hitch = drop.path.parent / f"{drop.side.name}.lock"
+    with drop.session() as session:
+        session.login()
+        os.link(hitch, drop.dotlock)    # what its UPDATE does
+        session.process.kill()
+        session.wait()
+    with drop.session() as session:
+        assert session.login().startswith(b"+OK")
+        assert not drop.dotlock.exists()
+        session.cmd("DELE 1")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3)
+
+
+def test_no_lock_is_held_while_another_is_waited_for(drop):
+    with drop.session() as session:
+        session.login()
+        session.cmd("DELE 1")
+        with held(drop, "flock"):
+            session.send(b"QUIT\r\n")
+            for _ in range(20):
+                time.sleep(0.03)
+                wait_for(lambda: can_lock(drop, "fcntl"))
+                assert not drop.dotlock.exists()
+        assert session.line().startswith(b"+OK")
+
+
+def can_lock(drop, kind):
+    try:
+        with held(drop, kind):
+            return True
+    except BlockingIOError:
+        return False

@@ -1,0 +1,331 @@
+"""Who may log in, and what a session may do then: accounts, PAM, spools."""
+
+import concurrent.futures
+import contextlib
+import re
+import time
+import typing
+
+import pytest
+
+from harness import QUICK, needs_root
+from host import ETC, Host
+
+pytestmark = needs_root
+
+GROUPS = 300    # more than any fixed array would have
+
+
+@pytest.fixture(scope="module")
+def host():
+    with Host() as host:
+        yield host
+
+
+@pytest.fixture
+def spool(host):
+    """Give /var/mail another mode and group."""
+    def change(mode="2775", group="mail"):
+        host.run("chgrp", group, "/var/mail")
+        host.run("chmod", mode, "/var/mail")
+
+    yield change
+    change()
+
+
+def under(service):
+    """What to run before pop3d, to have it meet another PAM service file."""
+    return ("unshare", "-m", "sh", "-ec",
+            'mount --bind "$0" /etc/pam.d/pop3d\nexec "$@"', service)
+
+
+@contextlib.contextmanager
+def session(host, name, password, *options, **kw):
+    """A session, and the answer to PASS."""
+    with host.pop3d("-p", *options, **kw) as pop:
+        yield pop, pop.login(name, password).decode()
+
+
+def delete_first(pop):
+    """Delete the first message: the answers to DELE and QUIT."""
+    return pop.cmd("DELE 1").decode(), pop.cmd("QUIT").decode()
+
+
+def status(host, name):
+    """What the kernel says of the session of a user."""
+    number = host.log(rf"pop3d\[(\d+)\]: login: user=<{name}>")[1]
+    text = host.run("cat", f"/proc/{number}/status").stdout
+    return {key: value.split() for key, value in re.findall(
+        r"^(\w+):(.*)$", text, re.M)}
+
+
+# ---- who is refused ----
+
+class Case(typing.NamedTuple):
+    answer: str                 # how it begins
+    change: tuple = ()          # a command before the account's name
+    user: str = ""              # another user than the account
+    password: str = ""          # another password than the right one
+    service: str = ""           # lines in front of etc/'s PAM service
+
+
+CASES = {
+    "wrong password": Case("-ERR [AUTH]", password="wrong"),
+    "unknown user": Case("-ERR [AUTH]", user="p3dgnobody"),
+    "root": Case("-ERR [AUTH]", user="root"),
+    "no password": Case("-ERR [AUTH]", ("passwd", "-d"), password="any"),
+    "locked": Case("-ERR [AUTH]", ("passwd", "-l")),
+    "account expired": Case("-ERR [SYS/PERM]", ("chage", "-E", "2020-01-01")),
+    "password expired": Case("-ERR [SYS/PERM]", ("chage", "-d", "0")),
+    "not in the group": Case(
+        "-ERR [AUTH]",
+        service="auth requisite pam_succeed_if.so quiet user ingroup mail"),
+    "module that fails": Case(
+        "-ERR [AUTH]", service="auth required pam_deny.so"),
+    "account module that fails": Case(
+        "-ERR [SYS/PERM]", service="account required pam_deny.so"),
+    "module that is missing": Case(
+        "-ERR [SYS/TEMP]", service="auth required pam_p3dnone.so"),
+    "service that is broken": Case(
+        "-ERR [SYS/TEMP]", service="@include p3dnone"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(host):
+    """Each takes two seconds: all are made at once."""
+    service = (ETC / "pop3d.pam").read_text()
+
+    def login(number, case):
+        began = time.monotonic()
+        with session(host, case.user or accounts[number],
+                     case.password or passwords[number],
+                     before=under(f"/etc/pop3d.pam.{number}")) as (_, answer):
+            return answer, time.monotonic() - began
+
+    accounts = [f"p3dgr{number}" for number in range(len(CASES))]
+    passwords = [host.account(name) for name in accounts]
+    for number, case in enumerate(CASES.values()):
+        host.path(f"/etc/pop3d.pam.{number}").write_text(
+            f"{case.service}\n{service}")
+        if case.change:
+            host.run(*case.change, accounts[number])
+        if case.user == "root":
+            host.run("chpasswd", input=f"root:{passwords[number]}\n")
+    with concurrent.futures.ThreadPoolExecutor(len(CASES)) as threads:
+        return dict(zip(CASES, threads.map(login, range(len(CASES)),
+                                           CASES.values())))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refusals(refusals, name):
+    answer, seconds = refusals[name]
+    assert answer.startswith(CASES[name].answer)
+    assert seconds >= 2
+
+
+def test_what_a_stranger_must_not_learn_has_one_answer(refusals):
+    """Not who exists, nor which account has no password or is locked."""
+    names = "wrong password", "unknown user", "root", "no password", "locked"
+    assert len({refusals[name][0] for name in names}) == 1
+
+
+def test_faillock_counts_our_refusals(host):
+    """After two wrong passwords the right one is refused, like a third."""
+    password = host.account("p3dgfaillock")
+    host.path("/etc/pop3d.pam.faillock").write_text("""
+auth	required		pam_faillock.so preauth deny=2 unlock_time=never
+auth	[success=1 default=bad]	pam_unix.so
+auth	[default=die]		pam_faillock.so authfail deny=2 unlock_time=never
+auth	required		pam_permit.so
+account	required		pam_faillock.so
+account	required		pam_unix.so
+""")
+    before = under("/etc/pop3d.pam.faillock")
+    with session(host, "p3dgfaillock", "wrong", before=before) as (pop, first):
+        second = pop.cmd("USER p3dgfaillock"), pop.cmd("PASS wrong").decode()
+        third = pop.cmd("USER p3dgfaillock"), pop.cmd(f"PASS {password}").decode()
+    assert first.startswith("-ERR [AUTH]")
+    assert first == second[1] == third[1]
+    host.run("faillock", "--user", "p3dgfaillock", "--reset")
+    with session(host, "p3dgfaillock", password, before=before) as (_, answer):
+        assert answer.startswith("+OK")
+
+
+def test_a_member_of_the_group_is_admitted(host):
+    """With the line that etc/ proposes."""
+    password = host.account("p3dgmember")
+    host.run("groupadd", "popusers")
+    host.run("usermod", "-aG", "popusers", "p3dgmember")
+    service, count = re.subn("^#(auth.*popusers)", r"\1",
+                             (ETC / "pop3d.pam").read_text(), flags=re.M)
+    assert count == 1
+    host.path("/etc/pop3d.pam.group").write_text(service)
+    with session(host, "p3dgmember", password,
+                 before=under("/etc/pop3d.pam.group")) as (_, answer):
+        assert answer.startswith("+OK")
+
+
+def test_a_module_that_hangs_is_given_up(host):
+    """When the time to log in is over: 60 s, in this build 4 s."""
+    with Host(pop3d=QUICK) as slow:
+        password = slow.account("p3dghang")
+        service = slow.path("/etc/pam.d/pop3d")
+        service.write_text("auth required pam_exec.so /bin/sleep 600\n"
+                           + service.read_text())
+        with slow.pop3d("-p") as pop:
+            pop.send(f"USER p3dghang\r\nPASS {password}\r\n".encode())
+            assert b"\n".join(pop.rest().split(b"\n")[2:]) == b""
+        assert slow.log("no login: .* reason=timeout")
+
+
+# ---- what a session may do ----
+
+def test_many_groups(host):
+    """The user's groups, all of them, and none of root's."""
+    with host.path("/etc/group").open("a") as groups:
+        groups.writelines(f"p3dg{n}:x:{70000 + n}:p3dgmany\n"
+                          for n in range(GROUPS))
+    password = host.account("p3dgmany")
+    own = host.run("id", "-g", "p3dgmany").stdout.strip()
+    every = host.run("id", "-G", "p3dgmany").stdout.split()
+    assert len(every) == GROUPS + 1
+    with session(host, "p3dgmany", password) as (_, answer):
+        assert answer.startswith("+OK")
+        seen = status(host, "p3dgmany")
+    uid = host.run("id", "-u", "p3dgmany").stdout.strip()
+    mail = host.run("stat", "-c", "%g", "/var/mail").stdout.strip()
+    assert sorted(seen["Groups"]) == sorted(every)
+    assert seen["Uid"] == [uid] * 4
+    assert seen["Gid"] == [own, own, mail, own]     # real, effective, saved, fs
+    for capabilities in "CapInh", "CapPrm", "CapEff", "CapAmb":
+        assert int(seen[capabilities][0], 16) == 0
+    assert seen["NoNewPrivs"] == ["1"]
+
+
+@pytest.mark.parametrize("mode, group", [
+    ("2775", "mail"), ("0775", "mail"), ("1777", "root"), ("3777", "mail")])
+def test_a_spool_that_can_be_written(host, spool, mode, group):
+    name = f"p3dgs{mode}"
+    password = host.account(name)
+    mailbox = host.deliver(name, 2)
+    before = mailbox.stat()
+    spool(mode, group)
+    with session(host, name, password) as (pop, answer):
+        assert answer.startswith("+OK")
+        saved = status(host, name)["Gid"][2]
+        assert [one[:3] for one in delete_first(pop)] == ["+OK", "+OK"]
+    own = host.run("id", "-g", name).stdout.strip()
+    mail = host.run("stat", "-c", "%g", "/var/mail").stdout.strip()
+    assert saved == (mail if mode in ("2775", "0775") else own)
+    after = mailbox.stat()
+    assert b"number 2" in mailbox.read_bytes()
+    assert b"number 1" not in mailbox.read_bytes()
+    for what in "st_mode", "st_uid", "st_gid", "st_ino":
+        assert getattr(before, what) == getattr(after, what)
+    left = sorted(path.name for path in mailbox.parent.glob(f"*{name}*"))
+    assert left == [f".{name}.pop3d", name]
+    side = (mailbox.parent / left[0]).stat()
+    assert (side.st_mode & 0o7777, side.st_uid) == (0o600, before.st_uid)
+
+
+def test_a_spool_that_cannot_be_written(host, spool):
+    """Mail can be read and not deleted."""
+    password = host.account("p3dgs0755")
+    mailbox = host.deliver("p3dgs0755", 2)
+    before = mailbox.read_bytes()
+    spool("0755", "root")
+    with session(host, "p3dgs0755", password) as (pop, answer):
+        assert answer.startswith("+OK")
+        assert pop.multi("RETR 1")[1][-1] == b"Hello."
+        dele, bye = delete_first(pop)
+    assert dele.startswith("-ERR [SYS/TEMP]")
+    assert bye.startswith("+OK")
+    assert mailbox.read_bytes() == before
+    assert [*mailbox.parent.glob("*p3dgs0755*")] == [mailbox]
+
+
+def test_a_mailbox_in_the_home_directory(host):
+    password = host.account("p3dghome")
+    mailbox = host.deliver("p3dghome", 2, "/home/p3dghome/mbox")
+    with session(host, "p3dghome", password, "-m", "%h/mbox") as (pop, answer):
+        assert answer.startswith("+OK 2 ")
+        own = host.run("id", "-g", "p3dghome").stdout.strip()
+        assert status(host, "p3dghome")["Gid"] == [own] * 4
+        assert [one[:3] for one in delete_first(pop)] == ["+OK", "+OK"]
+    assert b"number 2" in mailbox.read_bytes()
+    assert b"number 1" not in mailbox.read_bytes()
+
+
+def test_the_user_gets_no_group_by_a_home_directory_of_it(host):
+    """Who can give a directory to a group need not be a member of mail."""
+    password = host.account("p3dgtrick")
+    host.deliver("p3dgtrick", 1, "/home/p3dgtrick/mbox")
+    host.run("chown", "root:mail", "/home/p3dgtrick")
+    host.run("chmod", "2775", "/home/p3dgtrick")
+    with session(host, "p3dgtrick", password, "-m", "%h/mbox") as (_, answer):
+        assert answer.startswith("+OK 1 ")
+        own = host.run("id", "-g", "p3dgtrick").stdout.strip()
+        assert status(host, "p3dgtrick")["Gid"] == [own] * 4
+
+
+def test_no_home_directory(host):
+    """Does not matter unless the mailbox is there."""
+    password = host.account("p3dghomeless")
+    host.deliver("p3dghomeless")
+    host.run("rm", "-r", "/home/p3dghomeless")
+    with session(host, "p3dghomeless", password) as (_, answer):
+        assert answer.startswith("+OK 1 ")
+    with session(host, "p3dghomeless", password, "-m",
+                 "%h/mbox") as (pop, answer):
+        assert answer.startswith("-ERR [SYS/PERM]")
+        assert pop.rest() == b""
+
+
+def test_no_shell(host):
+    """Mail is not a shell: nologin is for accounts that only have mail."""
+    password = host.account("p3dgnologin", "-s", "/usr/sbin/nologin")
+    host.deliver("p3dgnologin")
+    with session(host, "p3dgnologin", password) as (_, answer):
+        assert answer.startswith("+OK 1 ")
+
+
+@pytest.mark.parametrize("name", ["P3dgUpper", "p3dg.dot-dash_", "p3dgjürgen",
+                                  "p3dgこんにちは"])
+def test_unusual_user_names(host, name):
+    password = host.account(name, "--badname")
+    host.deliver(name, 2)
+    with session(host, name, password) as (pop, answer):
+        assert answer.startswith("+OK 2 ")
+        assert [one[:3] for one in delete_first(pop)] == ["+OK", "+OK"]
+    assert b"number 1" not in host.path(f"/var/mail/{name}").read_bytes()
+
+
+def test_case_matters_in_user_names(host):
+    password = host.account("p3dgcase")
+    with session(host, "P3DGCASE", password) as (_, answer):
+        assert answer.startswith("-ERR [AUTH]")
+
+
+# ---- not as root ----
+
+def test_an_ordinary_user_is_served_by_a_pop3d_of_their_own(host):
+    password = host.account("p3dgown")
+    mailbox = host.deliver("p3dgown", 2, "/home/p3dgown/mbox")
+    with session(host, "p3dgown", password, "-m", "/home/p3dgown/mbox",
+                 before=("runuser", "-u", "p3dgown", "--")) as (pop, answer):
+        assert answer.startswith("+OK 2 ")
+        assert [one[:3] for one in delete_first(pop)] == ["+OK", "+OK"]
+    assert b"number 1" not in mailbox.read_bytes()
+
+
+def test_an_ordinary_users_pop3d_serves_nobody_else(host):
+    host.account("p3dgserver")
+    password = host.account("p3dgother")
+    host.deliver("p3dgother")
+    host.path("/etc/pam.d/permit").write_text(
+        "auth required pam_permit.so\naccount required pam_permit.so\n")
+    as_user = ("runuser", "-u", "p3dgserver", "--")
+    for before in as_user, (*under("/etc/pam.d/permit"), *as_user):
+        with session(host, "p3dgother", password, before=before) as (_, answer):
+            assert answer.startswith("-ERR [AUTH]")

@@ -1,0 +1,295 @@
+"""Sessions that a transcript cannot show: time, signals, writes, load."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+
+from harness import (LOGIN, PATIENCE, QUICK, STUB, Maildrop, Session, account,
+                     mail, needs, needs_root)
+
+# What build/pop3d-stub was made with.
+AUTOLOGOUT_MIN, LOGIN_SECONDS = 2, 4
+
+
+def sent(message, lines=None):
+    """What RETR or TOP sends of a message, as it is stored after From_."""
+    text = message if message.endswith(b"\n") else message + b"\n"
+    text = re.sub(rb"(?<!\r)\n", b"\r\n", text)
+    if lines is not None:
+        header, empty, body = text.partition(b"\r\n\r\n")
+        body = body.split(b"\r\n")[:-1][:lines]
+        text = header + empty + b"".join(line + b"\r\n" for line in body)
+    return re.sub(rb"^\.", b"..", text, flags=re.M) + b".\r\n"
+
+
+# ---- time ----
+
+def test_autologout_says_nothing_and_removes_nothing(drop):
+    before = drop.state()
+    with drop.session() as session:
+        session.login()
+        start = time.monotonic()
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        assert session.rest() == b""
+        assert time.monotonic() - start >= AUTOLOGOUT_MIN - 0.1
+        assert session.wait() == 0
+        assert "reason=autologout" in session.log()
+    assert drop.state() == before
+
+
+def test_a_command_puts_autologout_off(drop):
+    with drop.session() as session:
+        session.login()
+        start = before = last = time.monotonic()
+        while time.monotonic() - start < AUTOLOGOUT_MIN + 1:
+            before, last = last, time.monotonic()
+            session.send(b"NOOP\r\n")
+            if not session.read():  # only if we were so slow ourselves
+                assert time.monotonic() - before >= AUTOLOGOUT_MIN
+                break
+            time.sleep(0.2)
+
+
+def test_the_time_to_log_in_is_limited_in_all(drop):
+    with drop.session() as session:
+        start = time.monotonic()
+        assert session.line().startswith(b"+OK")
+        while time.monotonic() - start < PATIENCE:
+            session.send(b"USER alice\r\n")
+            if not session.read():
+                break
+            time.sleep(0.3)
+        assert LOGIN_SECONDS - 0.1 <= time.monotonic() - start < PATIENCE
+        assert session.wait() == 0
+        assert "reason=timeout" in session.log()
+
+
+def test_a_client_that_does_not_read_is_left(tmp_path):
+    drop = Maildrop(tmp_path / "alice",
+                    mail(1) + mail(2, body=200000 * b"more\n"))
+    before = drop.state()
+    with drop.session() as session:
+        session.login()
+        session.send(b"DELE 1\r\nRETR 2\r\nQUIT\r\n")
+        assert session.wait() == 0
+        assert "reason=autologout" in session.log()
+    assert drop.state() == before
+
+
+# ---- the end ----
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_a_session_without_update(drop, number):
+    before = drop.state()
+    with drop.session() as session:
+        session.login()
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        session.process.send_signal(getattr(signal, number))
+        assert session.rest() == b""
+        assert session.wait() == 0
+        assert "reason=signal" in session.log()
+    assert drop.state() == before
+
+
+def test_a_signal_ends_a_session_before_the_login():
+    with Session.run(STUB, "-p") as session:
+        assert session.line().startswith(b"+OK")
+        session.process.terminate()
+        assert session.rest() == b""
+        assert session.wait() == 0
+
+
+def test_a_client_that_went_while_it_was_sent_to(tmp_path):
+    drop = Maildrop(tmp_path / "alice",
+                    mail(1) + mail(2, body=200000 * b"more\n"))
+    before = drop.state()
+    with drop.session() as session:
+        session.login()
+        session.send(b"DELE 1\r\nRETR 2\r\nQUIT\r\n")
+        session.process.stdout.close()
+        assert session.wait() == 0
+        assert "reason=write" in session.log()
+    assert drop.state() == before
+
+
+def test_nothing_is_left_beside_the_mailbox(drop):
+    with drop.session() as session:
+        session.login()
+        session.cmd("DELE 1")
+        session.cmd("QUIT")
+        session.wait()
+    assert sorted(os.listdir(drop.path.parent)) == [drop.side.name, "alice"]
+    assert drop.side.stat().st_mode & 0o777 == 0o600
+
+
+# ---- two sessions ----
+
+def test_a_second_session_is_refused_at_once(drop):
+    with drop.session() as first, drop.session() as second:
+        assert first.login().startswith(b"+OK")
+        answer = second.login()
+        assert answer.startswith(b"-ERR [IN-USE] ") and b"lock" in answer
+        assert second.rest() == b""
+        assert f"held by pid {first.process.pid}" in second.log()
+        assert first.cmd("STAT").startswith(b"+OK 3 ")
+        assert first.cmd("QUIT").startswith(b"+OK")
+        first.wait()
+        with drop.session() as third:
+            assert third.login().startswith(b"+OK")
+
+
+def test_a_killed_session_leaves_no_lock(drop):
+    before = drop.state()
+    with drop.session() as session:
+        session.login()
+        session.cmd("DELE 1")
+        session.process.kill()
+        session.wait()
+    with drop.session() as session:
+        assert session.login().startswith(b"+OK")
+        assert session.cmd("STAT").startswith(b"+OK 3 ")
+        assert session.cmd("QUIT").startswith(b"+OK")
+        session.wait()
+    assert drop.state() == before
+    assert sorted(os.listdir(drop.path.parent)) == [drop.side.name, "alice"]
+
+
+# ---- writes ----
+
+def traced(drop, trace):
+    """A session under strace: its writes to the client are in trace."""
+    return Session.run("strace", "-o", trace, "-e", "trace=write", "-e",
+                       "signal=none", STUB, "-p", "-m", drop.path)
+
+
+def writes(trace):
+    return [int(size) for size in re.findall(r"^write\(1, .* = (\d+)$",
+                                             trace.read_text(), re.M)]
+
+
+@needs("strace")
+def test_a_reply_is_one_write(tmp_path):
+    drop = Maildrop(tmp_path / "alice", mail(1, body=100 * b".thirty octets "
+                                             b"in this line.\n"))
+    replies = []
+    with traced(drop, tmp_path / "trace") as session:
+        replies.append(session.line())
+        for line in ("USER alice", "PASS secret", "RETR 1"):
+            replies.append(session.cmd(line))
+        body = session.body()
+        assert len(body) > 100
+        replies.append(session.cmd("QUIT"))
+        session.wait()
+    sizes = [len(reply) + 2 for reply in replies]
+    sizes[3] += sum(len(line) + 2 + line.startswith(b".") for line in body) + 3
+    assert sizes[3] > 3072
+    assert writes(tmp_path / "trace") == sizes
+
+
+@needs("strace")
+def test_a_pipelined_session_is_answered_in_one_write(drop, tmp_path):
+    with traced(drop, tmp_path / "trace") as session:
+        session.line()
+        session.send(LOGIN + b"STAT\r\nRETR 1\r\nTOP 2 0\r\nUIDL\r\nQUIT\r\n")
+        answers = session.rest()
+        assert answers.count(b"+OK") == 7
+        session.wait()
+    assert writes(tmp_path / "trace")[1:] == [len(answers)]
+
+
+# ---- messages of all sorts ----
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_message_is_sent_as_it_is(seed, tmp_path):
+    chance = random.Random(seed)
+    pieces = [b".", b"..", b"\n", b"\r\n", b"\n.\n", b"\r", b"x", b" ", b"\0",
+              b"\xff", b"a line\n", b"y" * 5000, b"Fro", b">From "]
+    header = b"From: Bob\nSubject: %d\n" % seed
+    messages = [header + b"\n" + b"".join(chance.choices(
+        pieces, k=chance.choice((10, 200, 3000)))) + b"end\n"
+        for _ in range(5)]
+    messages.append(header + b"\n" + 40000 * b".\n")
+    from_line = b"From bob@example.org Thu Nov  5 10:01:00 2026\n"
+    drop = Maildrop(tmp_path / "alice", b"".join(
+        from_line + message + b"\n" for message in messages))
+    with drop.session() as session:
+        session.login()
+        session.send(b"".join(
+            b"RETR %d\r\nTOP %d 0\r\nTOP %d 7\r\nTOP %d 9999\r\n"
+            % ((number,) * 4) for number in range(1, 1 + len(messages))))
+        session.end()
+        answers = session.rest()
+    for message in messages:
+        for lines in (None, 0, 7, 9999):
+            status, _, answers = answers.partition(b"\r\n")
+            assert status.startswith(b"+OK")
+            want = sent(message, lines)
+            assert answers[:len(want)] == want
+            answers = answers[len(want):]
+    assert answers == b""
+
+
+def test_ten_thousand_messages(tmp_path):
+    drop = Maildrop(tmp_path / "alice", b"".join(map(mail, range(10000))))
+    with drop.session() as session:
+        session.login()
+        assert session.cmd("STAT").startswith(b"+OK 10000 ")
+        ids = [line.split()[1] for line in session.multi("UIDL")[1]]
+        assert len(set(ids)) == 10000
+        session.send(b"".join(b"DELE %d\r\n" % number
+                              for number in range(2, 10001, 2)))
+        for _ in range(5000):
+            assert session.line().startswith(b"+OK")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == b"".join(map(mail, range(0, 10000, 2)))
+
+
+# ---- the real thing ----
+
+@needs_root
+def test_a_real_session_is_the_users():
+    """Ids, groups and title of the process, a real account, /var/mail."""
+    with account("p3da_real") as who:
+        drop = Maildrop(f"/var/mail/{who.name}", mail(1) + mail(2))
+        os.chown(drop.path, who.uid, 8)
+        drop.path.chmod(0o660)
+        with Session.run(QUICK, "-p", "-d") as session:
+            assert session.login(who.name, who.password).startswith(b"+OK")
+            with open(f"/proc/{session.process.pid}/status") as status:
+                have = dict(line.split(":", 1) for line in status)
+            assert have["Uid"].split() == 4 * [str(who.uid)]
+            mail_gid = str(os.stat("/var/mail").st_gid)
+            assert have["Gid"].split() == [str(who.gid), str(who.gid),
+                                           mail_gid, str(who.gid)]
+            assert have["Groups"].split() == [str(who.gid)]
+            assert have["NoNewPrivs"].strip() == "1"
+            with open(f"/proc/{session.process.pid}/cmdline") as title:
+                assert f"{who.name} unknown" in title.read()
+            assert session.cmd("DELE 1").startswith(b"+OK")
+            assert session.cmd("QUIT").startswith(b"+OK")
+            session.wait()
+        assert drop.content == mail(2)
+        assert not drop.dotlock.exists()
+
+
+@needs_root
+def test_real_refusals_look_alike():
+    """Wrong password, unknown user, root: code, text and two seconds."""
+    with account("p3da_real") as who, contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(Session.run(QUICK, "-p"))
+                    for _ in range(3)]
+        for session, user in zip(sessions, (who.name, "p3da_nobody", "root")):
+            session.line()
+            session.cmd(f"USER {user}")
+        start = time.monotonic()
+        for session in sessions:
+            session.send(b"PASS wrong\r\n")
+        answers = [session.line() for session in sessions]
+        assert time.monotonic() - start >= 1.99
+        assert answers[0].startswith(b"-ERR [AUTH] ")
+        assert set(answers) == {answers[0]}
