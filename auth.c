@@ -130,12 +130,27 @@ ask_pam(const struct credentials *cred, const char *peer, const char **why)
 	return result;
 }
 
+/*
+ * The delay of a refusal is auth_user()'s.  PAM's would come on top, but only
+ * when a password is wrong, and so tell that root's was right.
+ */
+static void
+no_delay(int error, unsigned int microseconds, void *data)
+{
+	(void)error;
+	(void)microseconds;
+	(void)data;
+}
+
 static int
 set_items(pam_handle_t *pam, const char *peer)
 {
 	int error;
 
-	error = pam_set_item(pam, PAM_TTY, "pop3");
+	error = pam_set_item(pam, PAM_FAIL_DELAY,
+	    (const void *)(uintptr_t)no_delay);
+	if (error == PAM_SUCCESS)
+		error = pam_set_item(pam, PAM_TTY, "pop3");
 	if (error == PAM_SUCCESS && peer != NULL)
 		error = pam_set_item(pam, PAM_RHOST, peer);
 	return error;

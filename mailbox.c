@@ -14,7 +14,6 @@
  * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
  */
 
-
 /*
  * The maildrop: a mailbox in mbox format, its locks, its messages, UPDATE.
  *
@@ -64,15 +63,6 @@
 #define RECORD_MAGIC	0x33706f7055504431ULL
 #define INDEX_MAGIC	0x33706f7049445831ULL
 
-#ifdef F_OFD_SETLK
-#define SETLK		F_OFD_SETLK	/* not lost by closing a descriptor */
-#else
-#define SETLK		F_SETLK
-#endif
-#ifndef O_PATH
-#define O_PATH		O_RDONLY
-#endif
-
 enum { LOCKED_KERNEL = 1, LOCKED_DOT = 2 };	/* drop->locked */
 
 struct digest {
@@ -89,7 +79,6 @@ struct scan {
 	const char	*next;	/* unread bytes are [next, last) */
 	char		*last;
 	bool		 first;	/* the next message is the mailbox's first */
-	bool		 bare;	/* the From_ line needs an empty one before */
 	bool		 hiding;	/* the last header line is private */
 	off_t		 octets;
 	unsigned int	 pseudo;
@@ -131,12 +120,9 @@ struct index {
 	struct digest	self;
 };
 
-static int	 fail(struct maildrop *, int, const char *, ...)
-		    __attribute__((format(printf, 3, 4)));
-
 /* ---- small things ---- */
 
-static int
+static int __attribute__((format(printf, 3, 4)))
 fail(struct maildrop *drop, int error, const char *format, ...)
 {
 	va_list ap;
@@ -148,23 +134,23 @@ fail(struct maildrop *drop, int error, const char *format, ...)
 	return -1;
 }
 
-/* size bytes, fewer only where the file ends. */
+/*
+ * size bytes, fewer only where the file ends.  No signal interrupts this, nor
+ * what else waits here: they are blocked, or end the process.
+ */
 static ssize_t
 read_at(int fd, void *buf, size_t size, off_t at)
 {
-	size_t done = 0;
+	size_t done;
 	ssize_t n;
 
-	while (done < size) {
+	for (done = 0; done < size; done += (size_t)n) {
 		n = pread(fd, (char *)buf + done, size - done,
 		    at + (off_t)done);
-		if (n == -1 && errno == EINTR)
-			continue;
 		if (n == -1)
 			return -1;
 		if (n == 0)
 			break;
-		done += (size_t)n;
 	}
 	return (ssize_t)done;
 }
@@ -172,39 +158,16 @@ read_at(int fd, void *buf, size_t size, off_t at)
 static int
 write_at(int fd, const void *buf, size_t size, off_t at)
 {
-	size_t done = 0;
+	size_t done;
 	ssize_t n;
 
-	while (done < size) {
+	for (done = 0; done < size; done += (size_t)n) {
 		n = pwrite(fd, (const char *)buf + done, size - done,
 		    at + (off_t)done);
-		if (n == -1 && errno == EINTR)
-			continue;
 		if (n == -1)
 			return -1;
-		done += (size_t)n;
 	}
 	return 0;
-}
-
-static int
-synced(int fd)
-{
-	int n;
-
-	while ((n = fsync(fd)) == -1 && errno == EINTR)
-		continue;
-	return n;
-}
-
-static int
-cut_to(int fd, off_t size)
-{
-	int n;
-
-	while ((n = ftruncate(fd, size)) == -1 && errno == EINTR)
-		continue;
-	return n;
 }
 
 static uint64_t
@@ -286,7 +249,7 @@ check_file(struct maildrop *drop, const char *what, const struct stat *st)
 
 /* Whether name in the directory is the file that fd is. */
 static bool
-names(const struct maildrop *drop, const char *name, int fd)
+is_name_of(const struct maildrop *drop, const char *name, int fd)
 {
 	struct stat named, opened;
 
@@ -297,27 +260,44 @@ names(const struct maildrop *drop, const char *name, int fd)
 
 /*
  * Creating and removing files in the spool directory takes its group, which is
- * kept as the saved gid, and is the effective one only here between.  errno
- * is left alone.
+ * kept as the saved gid, and is the effective one only here.
  */
 static void
-with_spool_gid(const struct maildrop *drop)
+use_gid(gid_t gid)
 {
 	int error = errno;
 
-	if (drop->spool != getgid() && setegid(drop->spool) == -1)
+	if (gid != getegid() && setegid(gid) == -1)
 		abort();
 	errno = error;
 }
 
 static void
-without_spool_gid(const struct maildrop *drop)
+remove_name(const struct maildrop *drop, const char *name)
+{
+	use_gid(drop->spool);
+	unlinkat(drop->dir, name, 0);
+	use_gid(getgid());
+}
+
+/* The clock of the file system, or ours where there is no file to ask it. */
+static time_t
+file_clock(const struct maildrop *drop)
+{
+	struct stat st;
+
+	return drop->hitch != -1 && futimens(drop->hitch, NULL) == 0 &&
+	    fstat(drop->hitch, &st) == 0 ? st.st_mtime : time(NULL);
+}
+
+/* Of the data area; if this fails it stays taken.  Leaves errno alone. */
+static void
+give_back_room(const struct maildrop *drop)
 {
 	int error = errno;
 
-	if (drop->spool != getgid() && setegid(getgid()) == -1)
-		abort();
-	errno = error;
+	if (ftruncate(drop->side, SIDE_DATA) == -1 || error != 0)
+		errno = error;
 }
 
 /* ---- the locks: no kind of them excludes every deliverer ---- */
@@ -340,7 +320,7 @@ kernel_lock(int fd, short type)
 	int how = type == F_UNLCK ? LOCK_UN :
 	    (type == F_RDLCK ? LOCK_SH : LOCK_EX) | LOCK_NB;
 
-	if (fcntl(fd, SETLK, &whole) == -1) {
+	if (fcntl(fd, F_OFD_SETLK, &whole) == -1) {
 		if (errno == EACCES)
 			errno = EAGAIN;
 		return -1;
@@ -352,25 +332,20 @@ kernel_lock(int fd, short type)
  * Remove the dotlock if it is the one judged, and not one that came in its
  * place: under another name it can be looked at again.
  */
-static int
-set_dotlock_aside(struct maildrop *drop, const struct stat *judged)
+static void
+break_dotlock(struct maildrop *drop, const struct stat *judged)
 {
 	char aside[sizeof(drop->hitch_name) + sizeof(".stale")];
 	struct stat st;
-	int n;
 
 	snprintf(aside, sizeof(aside), "%s.stale", drop->hitch_name);
-	with_spool_gid(drop);
-	n = renameat(drop->dir, drop->lock_name, drop->dir, aside);
-	if (n == 0 && fstatat(drop->dir, aside, &st,
-	    AT_SYMLINK_NOFOLLOW) == 0) {
-		if ((same_file(&st, judged) &&
-		    st.st_mtime == judged->st_mtime) || linkat(drop->dir,
-		    aside, drop->dir, drop->lock_name, 0) == 0)
-			unlinkat(drop->dir, aside, 0);
-	}
-	without_spool_gid(drop);
-	return n;
+	use_gid(drop->spool);
+	if (renameat(drop->dir, drop->lock_name, drop->dir, aside) == 0 &&
+	    fstatat(drop->dir, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    ((same_file(&st, judged) && st.st_mtime == judged->st_mtime) ||
+	    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0))
+		unlinkat(drop->dir, aside, 0);
+	use_gid(getgid());
 }
 
 /*
@@ -380,15 +355,14 @@ set_dotlock_aside(struct maildrop *drop, const struct stat *judged)
 static void
 break_stale(struct maildrop *drop)
 {
-	struct stat held, now;
+	time_t now = file_clock(drop);
+	struct stat held;
 
 	if (fstatat(drop->dir, drop->lock_name, &held,
-	    AT_SYMLINK_NOFOLLOW) == -1 || futimens(drop->hitch, NULL) == -1 ||
-	    fstat(drop->hitch, &now) == -1)
-		return;
-	if (now.st_mtime - held.st_mtime > STALE_SECONDS &&
-	    now.st_mtime - held.st_ctime > STALE_SECONDS)
-		(void)set_dotlock_aside(drop, &held);
+	    AT_SYMLINK_NOFOLLOW) == 0 &&
+	    now - held.st_mtime > STALE_SECONDS &&
+	    now - held.st_ctime > STALE_SECONDS)
+		break_dotlock(drop, &held);
 }
 
 static int
@@ -398,14 +372,13 @@ dotlock(struct maildrop *drop)
 
 	if (drop->hitch == -1)
 		return fail(drop, EACCES, "cannot make a dotlock");
-	break_stale(drop);
-	futimens(drop->hitch, NULL);
-	with_spool_gid(drop);
+	break_stale(drop);	/* and touch ours */
+	use_gid(drop->spool);
 	error = linkat(drop->dir, drop->hitch_name, drop->dir,
 	    drop->lock_name, 0) == -1 ? errno : EAGAIN;
-	without_spool_gid(drop);
+	use_gid(getgid());
 	/* Over NFS the answer may be lost, so the inode decides. */
-	if (!names(drop, drop->lock_name, drop->hitch))
+	if (!is_name_of(drop, drop->lock_name, drop->hitch))
 		return fail(drop, error == EEXIST ? EAGAIN : error,
 		    "dotlock: %s", strerror(error));
 	drop->locked |= LOCKED_DOT;
@@ -422,7 +395,7 @@ try_locks(struct maildrop *drop, bool exclusive, bool dot)
 		return fail(drop, errno, "kernel lock: %s", strerror(errno));
 	if (dot && dotlock(drop) == -1 && (exclusive || errno == EAGAIN))
 		return -1;
-	if (!names(drop, drop->name, drop->fd))
+	if (!is_name_of(drop, drop->name, drop->fd))
 		return fail(drop, ESTALE, "the mailbox was replaced");
 	if (fstat(drop->fd, &st) == -1)
 		return fail(drop, errno, "cannot look at the mailbox");
@@ -438,11 +411,8 @@ unlock(struct maildrop *drop)
 	if (drop->locked == 0)
 		return;
 	if ((drop->locked & LOCKED_DOT) != 0 &&
-	    names(drop, drop->lock_name, drop->hitch)) {
-		with_spool_gid(drop);
-		unlinkat(drop->dir, drop->lock_name, 0);
-		without_spool_gid(drop);
-	}
+	    is_name_of(drop, drop->lock_name, drop->hitch))
+		remove_name(drop, drop->lock_name);
 	kernel_lock(drop->fd, F_UNLCK);
 	drop->locked = 0;
 	sigprocmask(SIG_SETMASK, &drop->signals, NULL);
@@ -469,22 +439,18 @@ static int
 lock(struct maildrop *drop, bool exclusive)
 {
 	time_t start = seconds(), waited;
-	char why[sizeof(drop->why)];
 	sigset_t all;
 
 	if (drop->fd == -1)
 		return 0;
-	memcpy(why, drop->why, sizeof(why));
 	sigfillset(&all);
 	for (;;) {
 		waited = seconds() - start;
 		sigprocmask(SIG_BLOCK, &all, &drop->signals);
 		drop->locked = LOCKED_KERNEL;
 		if (try_locks(drop, exclusive,
-		    exclusive || waited < DOT_SECONDS) == 0) {
-			memcpy(drop->why, why, sizeof(why));
+		    exclusive || waited < DOT_SECONDS) == 0)
 			return 0;
-		}
 		unlock(drop);
 		if (errno != EAGAIN || waited >= LOCK_SECONDS)
 			return -1;
@@ -498,7 +464,7 @@ touch_dotlock(struct maildrop *drop)
 	if ((drop->locked & LOCKED_DOT) == 0 ||
 	    seconds() - drop->touched < TOUCH_SECONDS)
 		return;
-	if (names(drop, drop->lock_name, drop->hitch))
+	if (is_name_of(drop, drop->lock_name, drop->hitch))
 		futimens(drop->hitch, NULL);
 	drop->touched = seconds();
 }
@@ -613,7 +579,7 @@ empty_line_before(const char *p)
 
 /* Whether a message begins at the unread bytes, of which there are n. */
 static bool
-is_from(struct scan *s, size_t n)
+is_from(const struct scan *s, size_t n)
 {
 	const char *p = s->next, *end, *w;
 	int date = NO_DATE;
@@ -635,7 +601,6 @@ is_from(struct scan *s, size_t n)
 		date = date_of(p, end);
 		word(&p, end, &w);
 	}
-	s->bare = date == DATE;
 	return date == COMPLETE_DATE ||
 	    (date == DATE && empty_line_before(s->next) != 0);
 }
@@ -846,6 +811,29 @@ skip_empty_lines(struct scan *s)
 	return n == -1 ? -1 : 0;
 }
 
+/*
+ * 1: a line of the header is next, and s->hiding says whether it is private;
+ * 0: there is none, and an empty line is consumed; -1: trouble.
+ */
+static int
+header_line(struct scan *s)
+{
+	ssize_t n = window(s);
+	size_t empty;
+
+	if (n <= 0)
+		return (int)n;
+	if ((empty = empty_line(s->next, (size_t)n)) != 0) {
+		s->octets += 2;
+		consume(s, empty);
+		s->hiding = false;
+		return 0;
+	}
+	if (!is_continued(s->next))
+		s->hiding = is_private(s->next, (size_t)n);
+	return 1;
+}
+
 /* c-client keeps its notes in a message that is none. */
 static void
 note_pseudo(struct scan *s, size_t n)
@@ -864,23 +852,15 @@ static int
 take_header(struct scan *s, struct message *m)
 {
 	ssize_t n;
-	size_t empty;
 
 	m->from = (uint16_t)(s->at - m->start);
 	s->hiding = false;
-	while ((n = window(s)) > 0 && !is_from(s, (size_t)n)) {
-		if ((empty = empty_line(s->next, (size_t)n)) != 0) {
-			s->octets += 2;
-			consume(s, empty);
-			s->hiding = false;
-			return 0;
-		}
-		if (!is_continued(s->next))
-			s->hiding = is_private(s->next, (size_t)n);
+	while ((n = window(s)) > 0 && !is_from(s, (size_t)n) &&
+	    (n = header_line(s)) == 1) {
 		if (s->hiding)
 			m->flags |= MSG_PRIVATE;
 		if (s->first)
-			note_pseudo(s, (size_t)n);
+			note_pseudo(s, (size_t)window(s));
 		if (take_line(s, !s->hiding, true) == -1)
 			return -1;
 	}
@@ -919,7 +899,6 @@ take_message(struct scan *s, struct message *m)
 	memset(m, 0, sizeof(*m));
 	memset(&s->digest, 0, sizeof(s->digest));
 	m->start = s->at;
-	m->flags = s->bare ? MSG_BARE : 0;
 	s->octets = 0;
 	s->pseudo = 0;
 	if (take_line(s, false, true) == -1 || take_header(s, m) == -1)
@@ -978,9 +957,11 @@ find_messages(struct maildrop *drop)
 	if (scan_begin(&s, drop->fd, 0, drop->seen.st_size, SCAN_SIZE) == -1)
 		return fail(drop, errno, "no memory for the scan");
 	if (skip_empty_lines(&s) == 0)
-		while ((n = next_message(&s, &m)) == 1)
+		while ((n = next_message(&s, &m)) == 1) {
 			if ((n = add_message(drop, &m)) == -1)
 				break;
+			touch_dotlock(drop);
+		}
 	if (n == -1)
 		fail(drop, errno, errno == EBADMSG ?
 		    "not a mailbox: no From_ line at offset %lld" :
@@ -1036,6 +1017,21 @@ message_check(struct maildrop *drop, size_t n)
 	return found == 1 ? 0 : -1;
 }
 
+/* Where what belongs to message n ends: with its separator. */
+static off_t
+message_end(const struct maildrop *drop, size_t n)
+{
+	return n + 1 < drop->count ? drop->messages[n + 1].start :
+	    drop->seen.st_size;
+}
+
+/* How many bytes of that are the separator. */
+static off_t
+separator(const struct message *m)
+{
+	return m->flags & MSG_SEP_LF ? 1 : m->flags & MSG_SEP_CRLF ? 2 : 0;
+}
+
 /*
  * Before UPDATE, under its locks: scan again and compare.  What grew behind
  * the last message must begin with a From_ line, or a deliverer was still
@@ -1060,12 +1056,14 @@ check_all(struct maildrop *drop)
 		return -1;
 	if (skip_empty_lines(&s) == 0)
 		while (i < drop->count && (n = next_message(&s, &m)) == 1) {
-			if (!same_message(&m, &drop->messages[i]) &&
+			if ((!same_message(&m, &drop->messages[i]) ||
+			    s.at != message_end(drop, i)) &&
 			    (i < drop->count - 1 ||
 			    (drop->messages[i].flags & MSG_DELETED) != 0 ||
 			    m.start != drop->messages[i].start))
 				break;
 			i++;
+			touch_dotlock(drop);
 		}
 	scan_end(&s);
 	if (i == drop->count)
@@ -1076,21 +1074,6 @@ check_all(struct maildrop *drop)
 }
 
 /* ---- reading a message ---- */
-
-/* Where what belongs to message n ends: with its separator. */
-static off_t
-message_end(const struct maildrop *drop, size_t n)
-{
-	return n + 1 < drop->count ? drop->messages[n + 1].start :
-	    drop->seen.st_size;
-}
-
-/* How many bytes of that are the separator. */
-static off_t
-separator(const struct message *m)
-{
-	return m->flags & MSG_SEP_LF ? 1 : m->flags & MSG_SEP_CRLF ? 2 : 0;
-}
 
 void
 message_begin(const struct maildrop *drop, size_t n, struct reading *r)
@@ -1240,8 +1223,8 @@ is_plausible(const struct maildrop *drop, off_t size)
 	for (i = 0; i < drop->count; i++) {
 		m = &drop->messages[i];
 		end = i + 1 < drop->count ? m[1].start : size;
-		if (m->start < 0 || end > size ||
-		    m->start + m->from + separator(m) > end ||
+		if (m->start < 0 || m->start > end || end > size ||
+		    m->from + separator(m) > end - m->start ||
 		    (m->flags & MSG_DELETED) != 0)
 			return false;
 	}
@@ -1324,7 +1307,7 @@ maildrop_index(struct maildrop *drop)
 	    write_at(drop->side, drop->ids, ids,
 	    (off_t)(SIDE_DATA + sizeof(x) + size)) == -1 ||
 	    write_at(drop->side, &x, sizeof(x), SIDE_DATA) == -1)
-		(void)cut_to(drop->side, SIDE_DATA);
+		give_back_room(drop);
 }
 
 /* ---- unique-ids ---- */
@@ -1353,29 +1336,21 @@ scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
 static int
 digest_header(struct scan *s, bool all)
 {
-	bool hidden = false, chosen = false;
-	ssize_t n;
-	size_t empty;
-	int found = 0;
+	bool chosen = false;
+	int n, found = 0;
 
 	memset(&s->digest, 0, sizeof(s->digest));
 	if (take_line(s, false, true) == -1)
 		return -1;
 	s->octets = 0;
-	while ((n = window(s)) > 0) {
-		if ((empty = empty_line(s->next, (size_t)n)) != 0) {
-			s->octets += 2;
-			consume(s, empty);
-			break;
-		}
-		if (!is_continued(s->next)) {
-			hidden = is_private(s->next, (size_t)n);
-			chosen = all ? !hidden :
-			    is_one_of(s->next, (size_t)n, lasting_lines);
-		}
+	s->hiding = false;
+	while ((n = header_line(s)) == 1) {
+		if (!is_continued(s->next))
+			chosen = all ? !s->hiding : is_one_of(s->next,
+			    (size_t)window(s), lasting_lines);
 		if (chosen)
 			found = 1;
-		if (take_line(s, !hidden, chosen) == -1)
+		if (take_line(s, !s->hiding, chosen) == -1)
 			return -1;
 	}
 	return n == -1 ? -1 : found;
@@ -1445,7 +1420,6 @@ number_twins(struct maildrop *drop)
 int
 maildrop_ids(struct maildrop *drop)
 {
-	struct stat now;
 	struct scan s;
 	size_t i;
 	int n = 0;
@@ -1461,8 +1435,7 @@ maildrop_ids(struct maildrop *drop)
 	for (i = 0; n == 0 && i < drop->count; i++)
 		n = digest_message(&s, drop, i, &drop->ids[i]);
 	scan_end(&s);
-	if (n == 0 && fstat(drop->fd, &now) == 0 &&
-	    !same_times(&drop->seen, &now))
+	if (n == 0)
 		n = check_all(drop);	/* were these still our messages? */
 	if (n == 0)
 		n = number_twins(drop);
@@ -1550,8 +1523,8 @@ next_dead(struct update *u, off_t size)
 
 /*
  * The first live byte from r on, over deleted messages that begin there.  If
- * what follows is a message only after an empty line, and the message in front
- * has none, the last one's stays.
+ * the message in front of them has no separator, the last one's stays: what
+ * follows may be a message only after an empty line.
  */
 static off_t
 skip_dead(struct update *u, off_t r, off_t size)
@@ -1566,8 +1539,7 @@ skip_dead(struct update *u, off_t r, off_t size)
 	while (behind < drop->count && (m[behind].flags & MSG_DELETED) != 0)
 		r = message_end(drop, behind++);
 	u->dead = behind;
-	if (first > 0 && separator(&m[first - 1]) == 0 &&
-	    behind < drop->count && (m[behind].flags & MSG_BARE) != 0)
+	if (r < size && first > 0 && separator(&m[first - 1]) == 0)
 		r -= separator(&m[behind - 1]);
 	return r;
 }
@@ -1580,7 +1552,7 @@ self_sum(const struct record *rec)
 
 /* The latest valid record, or one that says IDLE. */
 static int
-latest(const struct maildrop *drop, struct record *rec)
+latest_record(const struct maildrop *drop, struct record *rec)
 {
 	struct record slot;
 	int i;
@@ -1600,27 +1572,29 @@ latest(const struct maildrop *drop, struct record *rec)
 }
 
 /*
- * Have as much data area as there is to move, DATA_AREA_MAX at most; as much
- * as there is room for; none if all fits in the hole, or nothing is left.
+ * Have as much data area as there may be to move, DATA_AREA_MAX at most, less
+ * if there is less room; none if all of it fits in the hole.
  */
 static int
 reserve(struct update *u, off_t size)
 {
-	struct maildrop *drop = u->drop;
+	const struct record *rec = &u->rec;
 	struct rlimit limit;
-	off_t most = DATA_AREA_MAX;
+	off_t most = size - rec->r;
 
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
 	    limit.rlim_cur != RLIM_INFINITY &&
 	    ((off_t)limit.rlim_cur < size ||
 	    (off_t)limit.rlim_cur < SIDE_DATA))
-		return fail(drop, EFBIG, "file size limit below the mailbox");
-	if (most > size)
-		most = size;
-	for (; most >= SIDE_SLOTS; most /= 2)
-		if (posix_fallocate(drop->side, SIDE_DATA, most) == 0)
-			break;
-	u->room = most >= SIDE_SLOTS ? most : 0;
+		return fail(u->drop, EFBIG, "file size limit below the "
+		    "mailbox");
+	if (most <= rec->r - rec->w)
+		most = 0;
+	if (most > DATA_AREA_MAX)
+		most = DATA_AREA_MAX;
+	while (most > 0 && posix_fallocate(u->drop->side, SIDE_DATA, most) != 0)
+		most = most > SIDE_SLOTS ? most / 2 : 0;
+	u->room = most;
 	return 0;
 }
 
@@ -1628,29 +1602,19 @@ static int
 copy(struct maildrop *drop, int from_fd, off_t from, int to_fd, off_t to,
     off_t size)
 {
-	size_t n;
-	ssize_t got;
-	char *buf;
-	int result = 0;
+	static char buf[COPY_SIZE];
+	ssize_t n;
 
-	if ((buf = malloc(COPY_SIZE)) == NULL)
-		return -1;
-	while (size > 0 && result == 0) {
-		n = size < COPY_SIZE ? (size_t)size : COPY_SIZE;
-		got = read_at(from_fd, buf, n, from);
-		if (got != (ssize_t)n) {
-			if (got != -1)
-				errno = EIO;	/* it is shorter than it was */
-			result = -1;
-		} else
-			result = write_at(to_fd, buf, n, to);
-		from += (off_t)n;
-		to += (off_t)n;
-		size -= (off_t)n;
+	for (; size > 0; from += n, to += n, size -= n) {
+		n = read_at(from_fd, buf, size < COPY_SIZE ? (size_t)size :
+		    COPY_SIZE, from);
+		if (n == 0)
+			errno = EIO;	/* it is shorter than it was */
+		if (n <= 0 || write_at(to_fd, buf, (size_t)n, to) == -1)
+			return -1;
 		touch_dotlock(drop);
 	}
-	free(buf);
-	return result;
+	return 0;
 }
 
 /*
@@ -1679,9 +1643,9 @@ take(struct update *u, off_t *r, off_t size, off_t limit, int fd, off_t at,
 
 /* Whether UPDATE would end: works on a copy, and moves nothing. */
 static int
-count_steps(struct update u, off_t w, off_t r, off_t size)
+count_steps(struct update u, off_t size)
 {
-	off_t n;
+	off_t w = u.rec.w, r = u.rec.r, n;
 	int steps;
 
 	for (steps = 0; r < size; steps++) {
@@ -1709,7 +1673,7 @@ sum(int fd, off_t from, off_t to, uint64_t *result)
 
 /* Of what no step will touch: in front of w, and from r or next on. */
 static int
-sums(const struct maildrop *drop, struct record *rec)
+record_sums(const struct maildrop *drop, struct record *rec)
 {
 	off_t from = rec->n > 0 ? rec->next : rec->r, to = from + SUMMED;
 
@@ -1742,86 +1706,91 @@ put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
 	rec->device = st.st_dev;
 	rec->inode = st.st_ino;
 	rec->size = st.st_size;
-	if (sums(drop, rec) == -1)
+	if (record_sums(drop, rec) == -1)
 		return -1;
 	rec->self = self_sum(rec);
 	memcpy(slot, rec, sizeof(*rec));
 	if (write_at(drop->side, slot, sizeof(slot),
 	    (off_t)(rec->sequence % 2) * SIDE_SLOTS) == -1)
 		return -1;
-	return synced(drop->side);
+	return fsync(drop->side);
 }
 
 /* Put what the data area holds into the mailbox, as the record says. */
 static int
-move_saved(struct update *u, off_t *w, off_t *r)
+move_saved(struct update *u)
 {
+	const struct record *rec = &u->rec;
 	struct maildrop *drop = u->drop;
-	off_t n = u->rec.n;
 
-	if (copy(drop, drop->side, SIDE_DATA, drop->fd, u->rec.w, n) == -1 ||
-	    synced(drop->fd) == -1)
+	if (copy(drop, drop->side, SIDE_DATA, drop->fd, rec->w, rec->n) == -1 ||
+	    fsync(drop->fd) == -1)
 		return -1;
-	*w = u->rec.w + n;
-	*r = u->rec.next;
-	return put_record(u, HOLE, *w, *r, 0, 0);
+	return put_record(u, HOLE, rec->w + rec->n, rec->next, 0, 0);
 }
 
 /* Move what the hole or the data area can take. */
 static int
-step(struct update *u, off_t *w, off_t *r, off_t size)
+step(struct update *u, off_t size)
 {
+	const struct record *rec = &u->rec;
 	struct maildrop *drop = u->drop;
 	struct update ahead = *u;
-	off_t limit = *r - *w > u->room ? *r - *w : u->room, next = *r, n;
+	off_t hole = rec->r - rec->w, limit = hole > u->room ? hole : u->room;
+	off_t next = rec->r, n;
 
 	take(&ahead, &next, size, limit, -1, 0, &n);
-	next = *r;
-	if (n > *r - *w) {
-		if (take(u, &next, size, limit, drop->side, SIDE_DATA,
-		    &n) == -1 || synced(drop->side) == -1 ||
-		    put_record(u, HOLE, *w, *r, n, next) == -1)
+	next = rec->r;
+	if (n <= hole) {
+		if (take(u, &next, size, limit, drop->fd, rec->w, &n) == -1 ||
+		    fsync(drop->fd) == -1)
 			return -1;
-		return move_saved(u, w, r);
+		return put_record(u, HOLE, rec->w + n, next, 0, 0);
 	}
-	if (take(u, &next, size, limit, drop->fd, *w, &n) == -1 ||
-	    synced(drop->fd) == -1)
+	if (take(u, &next, size, limit, drop->side, SIDE_DATA, &n) == -1 ||
+	    fsync(drop->side) == -1 ||
+	    put_record(u, HOLE, rec->w, rec->r, n, next) == -1)
 		return -1;
-	*w += n;
-	*r = next;
-	return put_record(u, HOLE, *w, *r, 0, 0);
+	return move_saved(u);
 }
 
 static int
 finish(struct update *u)
 {
-	if (synced(u->drop->fd) == -1 ||
+	if (fsync(u->drop->fd) == -1 ||
 	    put_record(u, IDLE, 0, 0, 0, 0) == -1)
 		return -1;
-	(void)cut_to(u->drop->side, SIDE_DATA);	/* give the room back */
+	give_back_room(u->drop);
 	return 0;
 }
 
-static int
-close_hole(struct update *u, off_t w, off_t r)
+static size_t
+mark_size(const struct record *rec)
 {
+	return rec->r - rec->w < MARK_SIZE ? (size_t)(rec->r - rec->w) :
+	    MARK_SIZE;
+}
+
+/* From a record that says HOLE to the end, be it UPDATE or recovery. */
+static int
+close_hole(struct update *u)
+{
+	const struct record *rec = &u->rec;
 	struct maildrop *drop = u->drop;
 	struct stat st;
-	size_t mark;
 
 	for (;;) {
 		if (fstat(drop->fd, &st) == -1)
 			return -1;
-		if (r >= st.st_size)
+		if (rec->r >= st.st_size)
 			break;
-		if (step(u, &w, &r, st.st_size) == -1)
+		if (step(u, st.st_size) == -1)
 			return -1;
 	}
-	mark = r - w < MARK_SIZE ? (size_t)(r - w) : MARK_SIZE;
-	if (write_at(drop->fd, u->rec.mark, mark, w) == -1 ||
-	    synced(drop->fd) == -1 ||
-	    put_record(u, CUT, w, r, 0, 0) == -1 ||
-	    cut_to(drop->fd, w) == -1)
+	if (write_at(drop->fd, rec->mark, mark_size(rec), rec->w) == -1 ||
+	    fsync(drop->fd) == -1 ||
+	    put_record(u, CUT, rec->w, rec->r, 0, 0) == -1 ||
+	    ftruncate(drop->fd, rec->w) == -1)
 		return -1;
 	return finish(u);
 }
@@ -1839,20 +1808,24 @@ update(struct maildrop *drop)
 	w = next_dead(&u, st.st_size);
 	r = skip_dead(&u, w, st.st_size);
 	if (r == st.st_size) {	/* nothing to keep behind: atomic by itself */
-		if (cut_to(drop->fd, w) == -1 || synced(drop->fd) == -1)
+		if (ftruncate(drop->fd, w) == -1 || fsync(drop->fd) == -1)
 			return fail(drop, errno, "cannot cut the mailbox");
 		return 0;
 	}
 	if (side.st_nlink != 1)
 		return fail(drop, ESTALE, "the side file was removed");
-	if (latest(drop, &u.rec) == -1)
+	if (latest_record(drop, &u.rec) == -1)
 		return fail(drop, errno, "cannot read the side file");
 	arc4random_buf(u.rec.mark, sizeof(u.rec.mark));
-	if (reserve(&u, st.st_size) == -1 ||
-	    count_steps(u, w, r, st.st_size) == -1)
+	u.rec.w = w;
+	u.rec.r = r;
+	if (reserve(&u, st.st_size) == -1)
 		return -1;
-	if (put_record(&u, HOLE, w, r, 0, 0) == -1 ||
-	    close_hole(&u, w, r) == -1)
+	if (count_steps(u, st.st_size) == -1) {
+		give_back_room(drop);
+		return -1;
+	}
+	if (put_record(&u, HOLE, w, r, 0, 0) == -1 || close_hole(&u) == -1)
 		return fail(drop, errno, "UPDATE: %s", strerror(errno));
 	return 0;
 }
@@ -1879,41 +1852,53 @@ maildrop_update(struct maildrop *drop)
 
 /* ---- the side file ---- */
 
+/*
+ * The side file holds the session lock, the records and data area of UPDATE,
+ * and the index.
+ */
 static int
-create_side(struct maildrop *drop)
+open_side_file(struct maildrop *drop)
 {
-	static const char zeros[SIDE_DATA];
 	struct stat st;
 
-	with_spool_gid(drop);
+	use_gid(drop->spool);
 	drop->side = openat(drop->dir, drop->side_name, O_RDWR | O_CREAT |
 	    O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
-	without_spool_gid(drop);
-	if (drop->side == -1)
-		return fail(drop, errno, "cannot open the side file");
+	use_gid(getgid());
+	if (drop->side == -1) {
+		fail(drop, errno, "cannot open the side file");
+		drop->side = openat(drop->dir, drop->side_name,
+		    O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		return -1;	/* its record can be read, at best */
+	}
 	if (fstat(drop->side, &st) == -1 ||
 	    check_file(drop, "side file", &st) == -1) {
 		close(drop->side);
 		drop->side = -1;
 		return -1;
 	}
-	/* So that the slots have blocks when the disk is full one day. */
-	if (st.st_size == 0)
-		(void)write_at(drop->side, zeros, sizeof(zeros), 0);
 	return 0;
 }
 
-/* A POSIX lock, for it tells the holder's pid: the file is opened once. */
+/*
+ * A POSIX lock, for it tells the holder's pid: the file is opened once.  Who
+ * has it sees to it that the slots have blocks when the disk is full one day.
+ */
 static int
 session_lock(struct maildrop *drop)
 {
+	static const char zeros[SIDE_DATA];
 	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	struct stat st;
 
-	if (fcntl(drop->side, F_SETLK, &whole) == 0)
+	if (fcntl(drop->side, F_SETLK, &whole) == 0) {
+		if (fstat(drop->side, &st) == 0 && st.st_size < SIDE_DATA)
+			(void)write_at(drop->side, zeros,
+			    (size_t)(SIDE_DATA - st.st_size), st.st_size);
 		return 0;
+	}
 	if (errno != EAGAIN && errno != EACCES)
 		return fail(drop, errno, "cannot lock the side file");
-	whole.l_type = F_WRLCK;
 	if (fcntl(drop->side, F_GETLK, &whole) == -1 ||
 	    whole.l_type == F_UNLCK)
 		whole.l_pid = 0;
@@ -1930,25 +1915,26 @@ set_side_aside(struct maildrop *drop)
 {
 	char aside[sizeof(drop->side_name) + 30], when[20];
 	time_t now = time(NULL);
+	struct stat st;
 	int old = drop->side, n;
 
 	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", gmtime(&now));
 	snprintf(aside, sizeof(aside), "%s.saved-%s", drop->side_name, when);
-	with_spool_gid(drop);
-	n = faccessat(drop->dir, aside, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? -1 :
-	    renameat(drop->dir, drop->side_name, drop->dir, aside);
-	without_spool_gid(drop);
+	if (fstatat(drop->dir, aside, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return fail(drop, EEXIST, "%.100s is there already", aside);
+	use_gid(drop->spool);
+	n = renameat(drop->dir, drop->side_name, drop->dir, aside);
+	use_gid(getgid());
 	if (n == -1)
 		return fail(drop, errno, "cannot set the side file aside");
-	if (create_side(drop) == -1 || session_lock(drop) == -1) {
-		drop->side = old;
-		return fail(drop, errno, "cannot make a new side file");
-	}
+	snprintf(drop->note, sizeof(drop->note), "mailbox was changed by "
+	    "another program after an UPDATE was cut short; the side file is "
+	    "kept as %.100s", aside);
+	n = open_side_file(drop);
+	if (n == 0)
+		n = session_lock(drop);
 	close(old);
-	snprintf(drop->why, sizeof(drop->why), "mailbox was changed by another "
-	    "program after an UPDATE was cut short; the side file is kept as "
-	    "%.100s", aside);
-	return 0;
+	return n;
 }
 
 /* ---- recovery ---- */
@@ -1964,14 +1950,14 @@ matches(const struct maildrop *drop, const struct record *rec)
 		return 0;
 	if (fstat(drop->fd, &st) == -1)
 		return -1;
-	if (st.st_dev != rec->device || st.st_ino != rec->inode ||
-	    rec->w < 0 || rec->w >= rec->r || rec->r > rec->size ||
-	    rec->n < 0 || rec->n > DATA_AREA_MAX ||
+	/* The device may have another number after a reboot. */
+	if (st.st_ino != rec->inode || rec->w < 0 || rec->w >= rec->r ||
+	    rec->r > rec->size || rec->n < 0 || rec->n > DATA_AREA_MAX ||
 	    (rec->n > 0 && (rec->next < rec->r + rec->n ||
 	    rec->next > rec->size)) ||
 	    st.st_size < (rec->state == CUT ? rec->w : rec->size))
 		return 0;
-	if (sums(drop, &now) == -1)
+	if (record_sums(drop, &now) == -1)
 		return -1;
 	if (rec->state == CUT)		/* what is from r on is new mail */
 		now.ahead = rec->ahead;
@@ -1983,17 +1969,13 @@ static int
 recover_cut(struct update *u)
 {
 	const struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
 	char now[MARK_SIZE];
 	struct stat st;
-	size_t mark = MARK_SIZE;
 
-	if (rec->r - rec->w < MARK_SIZE)
-		mark = (size_t)(rec->r - rec->w);
-	if (fstat(drop->fd, &st) == -1 ||
-	    read_at(drop->fd, now, mark, rec->w) == -1)
+	if (fstat(u->drop->fd, &st) == -1 ||
+	    read_at(u->drop->fd, now, mark_size(rec), rec->w) == -1)
 		return -1;
-	if (st.st_size < rec->r || memcmp(now, rec->mark, mark) != 0)
+	if (st.st_size < rec->r || memcmp(now, rec->mark, mark_size(rec)) != 0)
 		return finish(u);
 	return put_record(u, HOLE, rec->w, rec->r, 0, 0);
 }
@@ -2003,27 +1985,24 @@ static int
 recover(struct maildrop *drop, const struct record *rec)
 {
 	struct update u = { .drop = drop, .rec = *rec };
-	off_t w = rec->w, r = rec->r;
 	struct stat st;
 	int n;
 
 	/* A record that a killed process wrote may not be on the disk yet. */
-	if (synced(drop->side) == -1)
+	if (fsync(drop->side) == -1)
 		return fail(drop, errno, "cannot write the side file");
 	n = matches(drop, rec);
 	if (n == 0)
 		return set_side_aside(drop);
 	if (n == -1 || fstat(drop->fd, &st) == -1)
 		return fail(drop, errno, "recovery: %s", strerror(errno));
-	if (rec->state == CUT)
-		n = recover_cut(&u);
-	else if (rec->n > 0)
-		n = move_saved(&u, &w, &r);
-	if (n == 0 && u.rec.state != IDLE) {
+	n = rec->state == CUT ? recover_cut(&u) :
+	    rec->n > 0 ? move_saved(&u) : 0;
+	if (n == 0 && u.rec.state == HOLE) {
 		if (reserve(&u, st.st_size) == -1 ||
-		    count_steps(u, w, r, st.st_size) == -1)
+		    count_steps(u, st.st_size) == -1)
 			return -1;
-		n = close_hole(&u, w, r);
+		n = close_hole(&u);
 	}
 	return n == 0 ? 0 :
 	    fail(drop, errno, "recovery: %s", strerror(errno));
@@ -2035,12 +2014,15 @@ gid_t
 maildrop_gid(const char *path, const struct passwd *pw)
 {
 	char dir[PATH_MAX];
-	const char *slash = strrchr(path, '/');
-	struct stat st;
+	struct stat st = { .st_uid = 0 };
+	const char *p;
 
-	if (slash == NULL || (size_t)(slash - path) >= sizeof(dir))
-		return pw->pw_gid;
-	strlcpy(dir, path, (size_t)(slash - path) + 1);
+	/* Whoever could rename a part of the path could choose the group. */
+	for (p = strchr(path + 1, '/'); p != NULL; p = strchr(p + 1, '/'))
+		if (strlcpy(dir, path, sizeof(dir)) >= sizeof(dir) ||
+		    (dir[p - path] = '\0', lstat(dir, &st)) == -1 ||
+		    st.st_uid != 0)
+			return pw->pw_gid;
 	if (stat(dir, &st) == -1 || !S_ISDIR(st.st_mode) || st.st_uid != 0 ||
 	    st.st_gid == 0 || (st.st_mode & S_IWGRP) == 0 ||
 	    (st.st_mode & S_IWOTH) != 0)
@@ -2050,20 +2032,19 @@ maildrop_gid(const char *path, const struct passwd *pw)
 
 /* Open the mailbox's directory and make the names of the files in it. */
 static int
-split_path(struct maildrop *drop, const char *path, int *dir)
+open_directory(struct maildrop *drop, const char *path)
 {
 	char parent[PATH_MAX];
 	const char *slash = strrchr(path, '/');
-	size_t n;
+	size_t n = slash == NULL ? 0 : (size_t)(slash - path);
 
-	*dir = -1;
-	n = slash == NULL ? 0 : (size_t)(slash - path);
 	if (slash == NULL || slash[1] == '\0' || n >= sizeof(parent) ||
 	    strlen(slash + 1) >= sizeof(drop->name))
 		return fail(drop, EPERM, "no path of a mailbox");
 	strlcpy(parent, path, n + 1);
-	*dir = open(n == 0 ? "/" : parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (*dir == -1)
+	drop->dir = open(n == 0 ? "/" : parent,
+	    O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (drop->dir == -1)
 		return fail(drop, errno == ENOENT || errno == ENOTDIR ||
 		    errno == EACCES ? EPERM : errno, "cannot open %s",
 		    parent);
@@ -2082,7 +2063,7 @@ split_path(struct maildrop *drop, const char *path, int *dir)
  * confined.  The session lock is ours, so one that is there is a dead
  * session's, and so is a dotlock that is the same file: break it at once.
  */
-static void
+static int
 open_hitch(struct maildrop *drop)
 {
 	struct stat left, held;
@@ -2093,49 +2074,37 @@ open_hitch(struct maildrop *drop)
 	    AT_SYMLINK_NOFOLLOW) == 0) {
 		if (fstatat(drop->dir, drop->lock_name, &held,
 		    AT_SYMLINK_NOFOLLOW) == 0 && same_file(&left, &held))
-			(void)set_dotlock_aside(drop, &held);
-		with_spool_gid(drop);
-		unlinkat(drop->dir, drop->hitch_name, 0);
-		without_spool_gid(drop);
+			break_dotlock(drop, &held);
+		remove_name(drop, drop->hitch_name);
 	}
-	with_spool_gid(drop);
+	use_gid(drop->spool);
 	drop->hitch = openat(drop->dir, drop->hitch_name, O_RDWR | O_CREAT |
 	    O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	without_spool_gid(drop);
-	if (drop->hitch == -1) {
-		fail(drop, errno, "cannot make a file for the dotlock");
-		drop->writable = false;
-		return;
-	}
+	use_gid(getgid());
+	if (drop->hitch == -1)
+		return fail(drop, errno, "cannot make a file for the dotlock");
 	/* An empty one serves too, on a full disk. */
 	n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
 	(void)write_at(drop->hitch, pid, (size_t)n, 0);
+	return 0;
 }
 
-/*
- * The side file holds the session lock, the records and data area of UPDATE,
- * and the index.  Without it mail can be read but not deleted.
- */
+/* Without these mail can be read, but not deleted. */
 static int
 open_side(struct maildrop *drop)
 {
-	int tries;
-
-	for (tries = 0; tries < 10; tries++) {
-		if (create_side(drop) == -1)
-			break;
+	while (open_side_file(drop) == 0) {
 		if (session_lock(drop) == -1)
 			return -1;
-		if (names(drop, drop->side_name, drop->side)) {
-			open_hitch(drop);
-			return 0;
+		if (is_name_of(drop, drop->side_name, drop->side)) {
+			if (open_hitch(drop) == 0)
+				return 0;
+			break;
 		}
 		close(drop->side);	/* it was set aside as we came */
-		drop->side = -1;
 	}
 	drop->writable = false;
-	drop->side = openat(drop->dir, drop->side_name,
-	    O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	strlcpy(drop->note, drop->why, sizeof(drop->note));
 	return 0;
 }
 
@@ -2169,14 +2138,13 @@ maildrop_open(struct maildrop *drop, const char *path, gid_t spool)
 	struct record rec;
 
 	memset(drop, 0, sizeof(*drop));
-	drop->fd = drop->side = drop->hitch = -1;
+	drop->dir = drop->fd = drop->side = drop->hitch = -1;
 	drop->spool = spool;
 	drop->writable = true;
-	if (split_path(drop, path, &drop->dir) == -1)
+	if (open_directory(drop, path) == -1 || open_side(drop) == -1 ||
+	    open_mailbox(drop) == -1)
 		return -1;
-	if (open_side(drop) == -1 || open_mailbox(drop) == -1)
-		return -1;
-	if (latest(drop, &rec) == -1)
+	if (latest_record(drop, &rec) == -1)
 		return fail(drop, errno, "cannot read the side file");
 	if (rec.state == IDLE)
 		return lock(drop, false);
@@ -2191,7 +2159,7 @@ maildrop_open(struct maildrop *drop, const char *path, gid_t spool)
 int
 maildrop_scan(struct maildrop *drop)
 {
-	struct timespec now;
+	time_t now = file_clock(drop);
 	int n = 0;
 
 	if (drop->fd != -1) {
@@ -2199,9 +2167,7 @@ maildrop_scan(struct maildrop *drop)
 			n = fail(drop, errno, "cannot look at the mailbox");
 		else if (!load_index(drop, &drop->seen))
 			n = find_messages(drop);
-		clock_gettime(CLOCK_REALTIME, &now);
-		drop->settled = now.tv_sec - drop->seen.st_ctime >
-		    SETTLED_SECONDS;
+		drop->settled = now - drop->seen.st_ctime > SETTLED_SECONDS;
 	}
 	unlock(drop);
 	return n;
@@ -2214,12 +2180,9 @@ maildrop_close(struct maildrop *drop)
 
 	unlock(drop);
 	/* With a second link it tells the next session whose the dotlock is. */
-	if (names(drop, drop->hitch_name, drop->hitch) &&
-	    fstat(drop->hitch, &st) == 0 && st.st_nlink == 1) {
-		with_spool_gid(drop);
-		unlinkat(drop->dir, drop->hitch_name, 0);
-		without_spool_gid(drop);
-	}
+	if (is_name_of(drop, drop->hitch_name, drop->hitch) &&
+	    fstat(drop->hitch, &st) == 0 && st.st_nlink == 1)
+		remove_name(drop, drop->hitch_name);
 	close(drop->hitch);
 	close(drop->fd);
 	close(drop->side);	/* and the session lock goes with it */

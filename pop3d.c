@@ -94,6 +94,7 @@ static struct {
 	char		 peer[INET6_ADDRSTRLEN];
 	bool		 passwords;	/* may be sent on this connection */
 	char		 user[LINE_MAX_OCTETS];
+	char		 mailbox[PATH_MAX];
 	unsigned int	 tries;
 	unsigned int	 bad;		/* bad commands in a row */
 	time_t		 began;
@@ -133,11 +134,12 @@ printable(char *text, const char *source)
 static const char *
 trouble(const char *what)
 {
-	char user[4 * LOGGED_OCTETS + 1];
+	char user[4 * LOGGED_OCTETS + 1], mailbox[4 * LOGGED_OCTETS + 1];
 	int error = errno;
 
-	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s at=%s error=%s: %m",
-	    printable(user, session.user), session.peer, what, drop.why);
+	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s mailbox=<%s> at=%s "
+	    "error=%s: %m", printable(user, session.user), session.peer,
+	    printable(mailbox, session.mailbox), what, drop.why);
 	session.ending = "maildrop";
 	maildrop_close(&drop);
 	switch (error) {
@@ -216,8 +218,6 @@ flush(void)
 	while (done < out.size) {
 		patience();
 		n = write(STDOUT_FILENO, out.data + done, out.size - done);
-		if (n == -1 && errno == EINTR)
-			continue;
 		if (n == -1)
 			end_session("write");
 		done += (size_t)n;
@@ -279,10 +279,7 @@ fill(void)
 	in.last -= in.next;
 	in.next = 0;
 	patience();
-	do
-		n = read(STDIN_FILENO, in.data + in.last,
-		    sizeof(in.data) - in.last);
-	while (n == -1 && errno == EINTR);
+	n = read(STDIN_FILENO, in.data + in.last, sizeof(in.data) - in.last);
 	if (n <= 0)
 		end_session("disconnect");
 	in.last += (size_t)n;
@@ -354,6 +351,21 @@ bad(const char *text)
 
 /* ---- AUTHORIZATION ---- */
 
+/* How many messages are not deleted, and their octets. */
+static size_t
+totals(long long *octets)
+{
+	size_t n, count = 0;
+
+	*octets = 0;
+	for (n = 0; n < drop.count; n++)
+		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
+			*octets += drop.messages[n].octets;
+			count++;
+		}
+	return count;
+}
+
 static const char *
 cmd_stls(char **args)
 {
@@ -400,43 +412,39 @@ mailbox_path(const struct passwd *pw, char *path, size_t size)
 static const char *
 open_maildrop(const struct passwd *pw, const char *method)
 {
-	char path[PATH_MAX], user[4 * LOGGED_OCTETS + 1];
-	const char *missing;
-	off_t octets = 0;
+	char user[4 * LOGGED_OCTETS + 1];
+	const char *path = session.mailbox, *missing;
+	long long octets;
+	size_t count;
 	gid_t spool;
-	size_t n;
 
 	alarm(0);
 	session.state = TRANSACTION;
-	if (!mailbox_path(pw, path, sizeof(path))) {
+	if (!mailbox_path(pw, session.mailbox, sizeof(session.mailbox))) {
 		errno = EPERM;
 		return trouble("path");
 	}
-	/* Where the user may choose the directory its group means nothing. */
-	spool = getuid() != 0 ? getgid() :
-	    strstr(option.mailbox, "%h") != NULL ? pw->pw_gid :
-	    maildrop_gid(path, pw);
+	spool = getuid() != 0 ? getgid() : maildrop_gid(path, pw);
 	drop_privileges(pw, spool);
 	setproctitle("%s %s", session.user, session.peer);
 
 	if (maildrop_open(&drop, path, spool) == -1)
 		return trouble("open");
-	if (drop.why[0] != '\0')
+	if (drop.note[0] != '\0')
 		syslog(drop.writable ? LOG_CRIT : LOG_WARNING,
 		    "maildrop: user=<%s> ip=%s %s",
-		    printable(user, session.user), session.peer, drop.why);
+		    printable(user, session.user), session.peer, drop.note);
 	if ((missing = confine(drop.dir)) != NULL)
 		syslog(LOG_NOTICE, "not confined: %s: %m", missing);
 	if (maildrop_scan(&drop) == -1)
 		return trouble("scan");
 
-	for (n = 0; n < drop.count; n++)
-		octets += drop.messages[n].octets;
+	count = totals(&octets);
 	syslog(LOG_INFO, "login: user=<%s> ip=%s method=%s tls=%s "
 	    "messages=%zu octets=%lld", printable(user, session.user),
-	    session.peer, method, option.encrypted ? "yes" : "no",
-	    drop.count, (long long)octets);
-	reply("%zu messages (%lld octets)", drop.count, (long long)octets);
+	    session.peer, method, option.encrypted ? "yes" : "no", count,
+	    octets);
+	reply("%zu messages (%lld octets)", count, octets);
 	return NULL;
 }
 
@@ -528,8 +536,10 @@ plain(char *response)
 	if (*response != '\0' && strcmp(response, user) != 0)
 		return "authorization identity is not the user";
 	if (strlcpy(session.user, user, sizeof(session.user)) >=
-	    sizeof(session.user))
+	    sizeof(session.user)) {
+		session.user[0] = '\0';
 		return "user name too long";
+	}
 	return login(session.user, pass, "PLAIN");
 }
 
@@ -552,8 +562,10 @@ cmd_auth(char **args)
 		return "unknown mechanism";
 	if (response == NULL) {
 		put("+ \r\n", 4);
-		if ((response = read_line(SASL_MAX_OCTETS)) == NULL)
+		if ((response = read_line(SASL_MAX_OCTETS)) == NULL) {
+			wipe_input();
 			return bad("line too long, or with NUL");
+		}
 		if (strcmp(response, "*") == 0)
 			return "cancelled";
 	} else if (strcmp(response, "=") == 0)
@@ -582,16 +594,11 @@ message_arg(const char *arg, size_t *n)
 static const char *
 cmd_stat(char **args)
 {
-	off_t octets = 0;
-	size_t n, count = 0;
+	long long octets;
+	size_t count = totals(&octets);
 
 	(void)args;
-	for (n = 0; n < drop.count; n++)
-		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
-			octets += drop.messages[n].octets;
-			count++;
-		}
-	reply("%zu %lld", count, (long long)octets);
+	reply("%zu %lld", count, octets);
 	return NULL;
 }
 
@@ -614,7 +621,8 @@ listing(const char *arg, void (*describe)(char *, size_t))
 {
 	char text[UNIQUE_ID_SIZE];
 	const char *error;
-	size_t n;
+	size_t n, count;
+	long long octets;
 
 	if (arg != NULL) {
 		if ((error = message_arg(arg, &n)) != NULL)
@@ -623,7 +631,8 @@ listing(const char *arg, void (*describe)(char *, size_t))
 		reply("%zu %s", n + 1, text);
 		return NULL;
 	}
-	reply("listing follows");
+	count = totals(&octets);
+	reply("%zu messages (%lld octets)", count, octets);
 	for (n = 0; n < drop.count; n++)
 		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
 			describe(text, n);
@@ -839,11 +848,14 @@ cmd_quit(char **args)
 	if (session.state == TRANSACTION) {
 		alarm(0);
 		for (n = 0; n < drop.count; n++)
-			deleted += drop.messages[n].flags & MSG_DELETED;
+			if (drop.messages[n].flags & MSG_DELETED)
+				deleted++;
 		session.state = UPDATE;
-		if (maildrop_update(&drop) == -1)
-			return trouble("update");
 		session.deleted = deleted;
+		if (maildrop_update(&drop) == -1) {
+			session.deleted = 0;
+			return trouble("update");
+		}
 		/* Who has the answer finds the maildrop free. */
 		maildrop_index(&drop);
 		maildrop_close(&drop);

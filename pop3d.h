@@ -95,8 +95,7 @@ enum {				/* message.flags */
 	MSG_DELETED	= 1,	/* the only one that pop3d.c sets */
 	MSG_SEP_LF	= 2,	/* its last line is a separator of 1 byte */
 	MSG_SEP_CRLF	= 4,	/* or of 2 */
-	MSG_PRIVATE	= 8,	/* has header lines that are not sent */
-	MSG_BARE	= 16	/* is one only after an empty line */
+	MSG_PRIVATE	= 8	/* has header lines that are not sent */
 };
 
 struct message {
@@ -128,6 +127,7 @@ struct maildrop {
 	struct unique_id *ids;	/* NULL until they are asked for */
 	bool		 writable;	/* messages can be deleted */
 	char		 why[200];	/* after a failure: words for the log */
+	char		 note[200];	/* after a success, if not empty: same */
 
 	/* mailbox.c's own */
 	char		 name[200];	/* of the mailbox in dir */
@@ -150,8 +150,8 @@ struct maildrop {
 
 /*
  * The gid with which pw can create files in the directory of the mailbox
- * path: the directory's, if that is root's and only its group may write there,
- * or else pw->pw_gid.
+ * path: the directory's, if only its group may write there and every directory
+ * on the way is root's, or else pw->pw_gid.
  */
 gid_t maildrop_gid(const char *path, const struct passwd *pw);
 
@@ -164,7 +164,8 @@ gid_t maildrop_gid(const char *path, const struct passwd *pw);
  *	EAGAIN	another program has it locked: [IN-USE]
  *	EPERM	it is not a file of the user's alone: [SYS/PERM]
  *	others	the system call's: [SYS/TEMP]
- * 0 with drop->why not empty: recovery set a side file aside; log it.
+ * 0 with words in drop->note: recovery set a side file aside, or, if not
+ * drop->writable, why it is not.
  * maildrop_close() is due in every case.
  */
 int maildrop_open(struct maildrop *drop, const char *path, gid_t spool);

@@ -65,7 +65,7 @@ exec /lib/systemd/systemd --unit=sockets.target
 """
 SYSTEMD_GONE = r"""
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-find "/sys/fs/cgroup/$0" -depth -type d -exec rmdir {} \;
+find "/sys/fs/cgroup/$0" -depth -type d -exec rmdir {} +
 """
 
 

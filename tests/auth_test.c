@@ -19,6 +19,8 @@
  * process for each test, "auth_test name", because pam_wrapper takes its
  * services once; it sets
  *
+ *	AUTH_TEST_MODULES  the folder of pam_wrapper's modules
+ *	AUTH_TEST_BUILD  that of pam_ask.so
  *	AUTH_TEST_USER	an account that auth_user() may let in
  *	AUTH_TEST_OTHER	one of another uid
  *	AUTH_TEST_GROUPS  as root: an account with supplementary groups
@@ -49,7 +51,7 @@
 #define SPOOL_GID	8
 
 static char dir[] = "/tmp/auth_test.XXXXXX";
-static const char *user, *other;
+static const char *user, *other, *modules;
 static struct passwd *pw;
 static const char *why;
 
@@ -65,13 +67,18 @@ put(const char *name, const char *text)
 	assert_int_equal(fclose(f), 0);
 }
 
-/* The PAM service "pop3d": %1$s are pam_wrapper's modules, %2$s our folder. */
+static void service(const char *, ...) __attribute__((format(printf, 1, 2)));
+
+/* Write the PAM service "pop3d" and what pam_matrix knows. */
 static void
-service(const char *format)
+service(const char *format, ...)
 {
 	char text[1024];
+	va_list ap;
 
-	snprintf(text, sizeof(text), format, getenv("AUTH_TEST_MODULES"), dir);
+	va_start(ap, format);
+	vsnprintf(text, sizeof(text), format, ap);
+	va_end(ap);
 	put("pop3d", text);
 	snprintf(text, sizeof(text), "%s:secret:pop3d\n%s:other:pop3d\n"
 	    "root:secret:pop3d\nghost:secret:pop3d\n", user, other);
@@ -100,7 +107,7 @@ static void
 right_password(void **state)
 {
 	(void)state;
-	service(MATRIX);
+	service(MATRIX, modules, dir);
 	expect(AUTH_OK, user, "secret");
 	assert_string_equal(pw->pw_name, user);
 	assert_int_not_equal(pw->pw_uid, 0);
@@ -110,7 +117,7 @@ static void
 wrong_password(void **state)
 {
 	(void)state;
-	service(MATRIX);
+	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, user, "wrong");
 }
 
@@ -118,7 +125,7 @@ static void
 empty_password(void **state)
 {
 	(void)state;
-	service(MATRIX);
+	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, user, "");
 }
 
@@ -126,7 +133,7 @@ static void
 unknown_user(void **state)
 {
 	(void)state;
-	service(MATRIX);
+	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, "nobody-of-that-name", "secret");
 }
 
@@ -135,7 +142,7 @@ static void
 no_account(void **state)
 {
 	(void)state;
-	service(MATRIX);
+	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, "ghost", "secret");
 }
 
@@ -143,7 +150,7 @@ static void
 root_is_refused(void **state)
 {
 	(void)state;
-	service(MATRIX);
+	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, "root", "secret");
 }
 
@@ -154,7 +161,7 @@ anothers_process(void **state)
 	(void)state;
 	if (getuid() == 0)
 		skip();
-	service(MATRIX);
+	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, other, "other");
 }
 
@@ -162,8 +169,8 @@ static void
 account_not_allowed(void **state)
 {
 	(void)state;
-	service("auth required %1$s/pam_matrix.so passdb=%2$s/passdb\n"
-	    "account required pam_deny.so\n");
+	service("auth required %s/pam_matrix.so passdb=%s/passdb\n"
+	    "account required pam_deny.so\n", modules, dir);
 	expect(AUTH_FORBIDDEN, user, "secret");
 }
 
@@ -171,7 +178,8 @@ static void
 pam_changes_the_user(void **state)
 {
 	(void)state;
-	service(MATRIX "account required %1$s/pam_set_items.so\n");
+	service(MATRIX "account required %1$s/pam_set_items.so\n", modules,
+	    dir);
 	assert_int_equal(setenv("PAM_USER", other, 1), 0);
 	expect(AUTH_REFUSED, user, "secret");
 }
@@ -189,8 +197,8 @@ static void
 pam_is_out_of_order(void **state)
 {
 	(void)state;
-	service("auth required %1$s/pam_matrix.so passdb=%2$s/none\n"
-	    "account required pam_permit.so\n");
+	service("auth required %s/pam_matrix.so passdb=%s/none\n"
+	    "account required pam_permit.so\n", modules, dir);
 	assert_int_equal(unsetenv("PAM_MATRIX_PASSWD"), 0);
 	expect(AUTH_TROUBLE, user, "secret");
 }
@@ -199,13 +207,10 @@ pam_is_out_of_order(void **state)
 static void
 everything_is_asked(void **state)
 {
-	char text[256];
-
 	(void)state;
-	snprintf(text, sizeof(text), "auth required %s/pam_ask.so %s\n"
+	service("auth required %s/pam_ask.so %s\n"
 	    "account required pam_permit.so\n", getenv("AUTH_TEST_BUILD"),
 	    user);
-	service(text);
 	expect(AUTH_OK, user, "secret");
 }
 
@@ -216,8 +221,8 @@ visible_prompt_gets_the_user(void **state)
 	char text[64];
 
 	(void)state;
-	service("auth required %1$s/pam_matrix.so echo passdb=%2$s/passdb\n"
-	    "account required pam_permit.so\n");
+	service("auth required %s/pam_matrix.so echo passdb=%s/passdb\n"
+	    "account required pam_permit.so\n", modules, dir);
 	snprintf(text, sizeof(text), "%s:%s:pop3d\n", user, user);
 	put("passdb", text);
 	expect(AUTH_OK, user, "secret");
@@ -228,7 +233,7 @@ the_client_and_tty_are_told(void **state)
 {
 	(void)state;
 	service(MATRIX "account required pam_succeed_if.so quiet "
-	    "rhost = 192.0.2.7 tty = pop3 service = pop3d\n");
+	    "rhost = 192.0.2.7 tty = pop3 service = pop3d\n", modules, dir);
 	assert_int_equal(auth_user(user, "secret", "192.0.2.7", &pw, &why),
 	    AUTH_OK);
 	assert_int_equal(auth_user(user, "secret", "192.0.2.8", &pw, &why),
@@ -439,7 +444,9 @@ make_dir(void **state)
 	(void)state;
 	user = getenv("AUTH_TEST_USER");
 	other = getenv("AUTH_TEST_OTHER");
-	if (user == NULL || other == NULL || mkdtemp(dir) == NULL)
+	modules = getenv("AUTH_TEST_MODULES");
+	if (user == NULL || other == NULL || modules == NULL ||
+	    mkdtemp(dir) == NULL)
 		return -1;
 	return chmod(dir, 0755);
 }

@@ -527,9 +527,9 @@ separator(const char *message)
 #define BARE		"From bob@example.org Thu Nov  5 10:01 2026"
 
 /*
- * Delete every subset of the messages.  Where a From_ line needs an empty line
- * in front of it and the message there has none, it keeps that of the last one
- * that goes.
+ * Delete every subset of the messages.  Where the message in front has no empty
+ * line at its end, that of the last one that goes stays: what follows may be a
+ * message only after one.
  */
 static void
 delete_every_subset(const char *const *messages, unsigned int count)
@@ -549,8 +549,7 @@ delete_every_subset(const char *const *messages, unsigned int count)
 			if ((mask & 1U << i) != 0)
 				continue;
 			if (i > 0 && (mask & 1U << (i - 1)) != 0 &&
-			    front != NULL && *separator(front) == '\0' &&
-			    strncmp(messages[i], BARE, strlen(BARE)) == 0)
+			    front != NULL && *separator(front) == '\0')
 				strcat(want, separator(messages[i - 1]));
 			strcat(want, messages[i]);
 			front = messages[i];

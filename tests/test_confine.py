@@ -60,8 +60,9 @@ def password(host):
 
 @pytest.fixture
 def mailbox(host, password):
-    """Three new mails."""
-    host.path("/var/mail/p3dgself").unlink(missing_ok=True)
+    """Three new mails, and nothing left of other sessions."""
+    for old in host.path("/var/mail").glob("*p3dgself*"):
+        old.unlink()
     return host.deliver("p3dgself", 3)
 
 

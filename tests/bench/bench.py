@@ -250,7 +250,7 @@ class Bench:
         return job
 
     def echo(self, server, box, window):
-        """A job: have copyout.c answer as many commands as there are messages."""
+        """A job: have copyout.c answer as often as there are messages."""
         def job():
             with socket.create_connection(('127.0.0.1', server.port)) as s:
                 self.drain(s, 1, box.count, window)
@@ -370,10 +370,12 @@ def growth(bench, what, figures):
 
 
 def warm(bench, able, box, unit, units):
-    """Each server's first contact with a mailbox; sees who is slow."""
+    """Each server's first contact with a mailbox; sees who is slow.  Then
+    waits, so that all that follow find it as old."""
     jobs = {s.name: bench.poll(s, box) for s in able}
     for name, r in bench.interleave(jobs, 1).items():
         bench.note_pace(name, unit, units, r['wall'])
+    bench.settle()
     jobs['pam'] = bench.pam_login
     return jobs
 
@@ -521,7 +523,6 @@ def drain(bench):
             copies['each asked'] = bench.echo(asked, box, 1)
             copies['32 asked'] = bench.echo(asked, box, 32)
         polls = warm(bench, able, box, 'MiB', size / MIB)
-        bench.settle()
         gb = sum(box.octets) / 1e9
         what = f'drain {human(size)}' + (', one message' if mib == 500 else '')
         for window in most:

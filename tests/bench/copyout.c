@@ -94,7 +94,8 @@ answer(int fd, size_t size)
 int
 main(int argc, char *argv[])
 {
-	long size;
+	const char *wrong;
+	size_t size;
 	int fd;
 
 	if (argc != 2 && argc != 3)
@@ -105,9 +106,9 @@ main(int argc, char *argv[])
 		copy(fd);
 		return 0;
 	}
-	size = atol(argv[2]);
-	if (size < 1 || size > 1 << 20)
-		errx(64, "size is 1 to 1048576");
-	answer(fd, (size_t)size);
+	size = (size_t)strtonum(argv[2], 1, 1 << 20, &wrong);
+	if (wrong != NULL)
+		errx(64, "size is %s", wrong);
+	answer(fd, size);
 	return 0;
 }

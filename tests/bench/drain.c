@@ -36,6 +36,7 @@
 #include <netinet/tcp.h>
 
 #include <err.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,14 +85,15 @@ ask(long from, long to)
 }
 
 static void
-retrieve(long first, long last, long window, int output)
+retrieve(long first, long last, long window, bool output)
 {
 	double start = now(), sent = start;
 	long long octets = 0, before = 0;
 	long asked = first, answered = first, ahead;
 	char *at, *end, *data = buf + TAIL;
 	ssize_t n;
-	int begin = 1, on = 1, stalls = 0;
+	bool begin = true, stalls = false;
+	int on = 1;
 
 	memset(buf, 0, TAIL);
 	while (answered <= last) {
@@ -110,7 +112,7 @@ retrieve(long first, long last, long window, int output)
 			err(1, "reading message %ld", answered);
 		octets += n;
 		if (octets - before < 16384 && now() - sent > 0.02)
-			stalls = 1;
+			stalls = true;
 		if (stalls)
 			setsockopt(0, IPPROTO_TCP, TCP_QUICKACK, &on,
 			    sizeof(on));
@@ -196,18 +198,31 @@ read_to_end(void)
 	printf("%.6f %lld\n", now() - start, octets);
 }
 
+static long
+number(const char *arg)
+{
+	const char *wrong;
+	long n = (long)strtonum(arg, 1, 1000000000, &wrong);
+
+	if (wrong != NULL)
+		errx(64, "%s is %s", arg, wrong);
+	return n;
+}
+
 int
 main(int argc, char *argv[])
 {
+	bool output = argc == 5 && strcmp(argv[1], "-o") == 0;
+
 	if (argc == 2 && strcmp(argv[1], "-e") == 0)
 		read_to_end();
 	else if (argc == 4 && strcmp(argv[1], "-r") == 0)
-		round_trips(atol(argv[2]), atol(argv[3]));
-	else if (argc == 5 && strcmp(argv[1], "-o") == 0)
-		retrieve(atol(argv[2]), atol(argv[3]), atol(argv[4]), 1);
-	else if (argc == 4)
-		retrieve(atol(argv[1]), atol(argv[2]), atol(argv[3]), 0);
-	else
+		round_trips(number(argv[2]), number(argv[3]));
+	else if (output || argc == 4) {
+		argv += output;
+		retrieve(number(argv[1]), number(argv[2]), number(argv[3]),
+		    output);
+	} else
 		errx(64, "usage: drain [-o] first last window | "
 		    "-r message count | -e");
 	return 0;

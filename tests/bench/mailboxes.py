@@ -1,6 +1,7 @@
 """Mailboxes to measure with, the same on every run."""
 
 import random
+import string
 from array import array
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -28,7 +29,7 @@ def text_pool(size, seed=1):
 
 def base64_pool(size, seed=2):
     rng = random.Random(seed)
-    alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
+    alphabet = string.ascii_letters + string.digits + '+/'
     return '\n'.join(''.join(rng.choices(alphabet, k=76))
                      for _ in range(size // 77)).encode() + b'\n'
 
@@ -46,15 +47,16 @@ def from_line(n):
 def header(n, kind):
     when = (f'{DAYS[n % 7]}, {n % 28 + 1} {MONTHS[n % 12]} 2025 '
             f'{n % 24:02}:{n % 60:02}:{n * 7 % 60:02}')
+    relay = f'relay{n % 13}.example.org'
     return f'''\
 Return-Path: <sender{n % 97}@example.org>
 X-Original-To: someone@example.net
 Delivered-To: someone@example.net
-Received: from relay{n % 13}.example.org (relay{n % 13}.example.org [192.0.2.{n % 251}])
+Received: from {relay} ({relay} [192.0.2.{n % 251}])
 	by mx.example.net (Postfix) with ESMTPS id {n * 2654435761 % 2**40:010X}
 	for <someone@example.net>; {when} +0000 (UTC)
 Received: from [198.51.100.{n % 251}] (unknown [198.51.100.{n % 251}])
-	by relay{n % 13}.example.org (Postfix) with ESMTPSA id {n * 40503 % 2**40:010X};
+	by {relay} (Postfix) with ESMTPSA id {n * 40503 % 2**40:010X};
 	{when} +0000 (UTC)
 Date: {when} +0000
 From: "Sender {n % 97}" <sender{n % 97}@example.org>
@@ -69,7 +71,7 @@ User-Agent: a mail program
 
 
 def piece(pool, start, size):
-    """size bytes of the pool, from the line after start, a newline at the end."""
+    """size bytes of the pool, from the line after start, ended."""
     start = pool.find(b'\n', start) + 1
     if start + size > len(pool):
         start = 0

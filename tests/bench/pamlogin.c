@@ -36,14 +36,12 @@ static int
 converse(int count, const struct pam_message **messages,
     struct pam_response **replies, void *unused)
 {
-	int i;
-
 	(void)unused;
-	if ((*replies = calloc((size_t)count, sizeof(**replies))) == NULL)
+	if (count != 1 || messages[0]->msg_style != PAM_PROMPT_ECHO_OFF)
+		return PAM_CONV_ERR;
+	if ((*replies = calloc(1, sizeof(**replies))) == NULL)
 		return PAM_BUF_ERR;
-	for (i = 0; i < count; i++)
-		if (messages[i]->msg_style == PAM_PROMPT_ECHO_OFF)
-			(*replies)[i].resp = strdup(password);
+	(*replies)->resp = strdup(password);
 	return PAM_SUCCESS;
 }
 
@@ -52,12 +50,11 @@ main(int argc, char *argv[])
 {
 	struct pam_conv conv = { converse, NULL };
 	pam_handle_t *pam;
-	ssize_t n;
 	int ok;
 
 	if (argc != 3)
 		errx(64, "usage: pamlogin service user");
-	if ((n = read(0, password, sizeof(password) - 1)) <= 0)
+	if (read(0, password, sizeof(password) - 1) <= 0)
 		return 1;
 	password[strcspn(password, "\r\n")] = '\0';
 	if (pam_start(argv[1], argv[2], &conv, &pam) != PAM_SUCCESS)
@@ -67,6 +64,5 @@ main(int argc, char *argv[])
 	    pam_authenticate(pam, PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK) ==
 	    PAM_SUCCESS && pam_acct_mgmt(pam, PAM_SILENT) == PAM_SUCCESS;
 	pam_end(pam, PAM_SUCCESS);
-	n = write(1, ok ? "+OK\r\n" : "-ERR\r\n", ok ? 5 : 6);
-	return n > 0 && ok ? 0 : 1;
+	return write(1, ok ? "+OK\r\n" : "-ERR\r\n", ok ? 5 : 6) <= 0 || !ok;
 }

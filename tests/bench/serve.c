@@ -38,8 +38,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-extern char **environ;
-
 static void
 child_ended(int signo)
 {

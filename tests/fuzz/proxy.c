@@ -24,30 +24,22 @@
 
 enum verdict { NO_HEADER, UNKNOWN, ADDRESS };
 
+/* Zeros in front do no harm. */
 static bool
-is_number(const char *word, unsigned int most)
+is_port(const char *word)
 {
-	unsigned int n = 0;
-
-	if (*word == '\0')
-		return false;
-	for (; *word != '\0'; word++) {
-		if (!isdigit((unsigned char)*word))
-			return false;
-		if (n <= most)
-			n = n * 10 + (unsigned int)(*word - '0');
-	}
-	return n <= most;
+	return word[strspn(word, "0123456789")] == '\0' &&
+	    strtod(word, NULL) <= 65535;
 }
 
-/* HAProxy's proxy-protocol.txt, 2.1; a few more spaces do no harm. */
+/* HAProxy's proxy-protocol.txt, 2.1. */
 static enum verdict
 reference(const char *data, size_t size, const char **address)
 {
 	static char line[PROXY_MAX_OCTETS + 1];
 	const char *lf = memchr(data, '\n', size);
-	char *word[7] = { NULL }, *rest = line, host[16];
-	int n = 0, family;
+	char word[5][PROXY_MAX_OCTETS], again[PROXY_MAX_OCTETS + 1], host[16];
+	int family;
 
 	if (lf == NULL || lf + 1 - data > PROXY_MAX_OCTETS || lf == data ||
 	    lf[-1] != '\r' || memchr(data, '\0', (size_t)(lf - data)) != NULL)
@@ -56,24 +48,25 @@ reference(const char *data, size_t size, const char **address)
 	if (strcmp(line, "PROXY UNKNOWN") == 0 ||
 	    strncmp(line, "PROXY UNKNOWN ", 14) == 0)
 		return UNKNOWN;
-	while (n < 7 && (word[n] = strtok_r(rest, " ", &rest)) != NULL)
-		n++;
-	if (n != 6 || strcmp(word[0], "PROXY") != 0)
+	/* What sscanf() reads must be all that there is. */
+	if (sscanf(line, "PROXY %s %s %s %s %s", word[0], word[1], word[2],
+	    word[3], word[4]) != 5)
 		return NO_HEADER;
-	if (strcmp(word[1], "TCP4") == 0)
-		family = AF_INET;
-	else if (strcmp(word[1], "TCP6") == 0)
-		family = AF_INET6;
-	else
+	snprintf(again, sizeof(again), "PROXY %s %s %s %s %s", word[0],
+	    word[1], word[2], word[3], word[4]);
+	if (strcmp(line, again) != 0 || !is_port(word[3]) ||
+	    !is_port(word[4]))
 		return NO_HEADER;
-	if (inet_pton(family, word[2], host) != 1 ||
-	    inet_pton(family, word[3], host) != 1 ||
-	    !is_number(word[4], 65535) || !is_number(word[5], 65535))
+	family = strcmp(word[0], "TCP4") == 0 ? AF_INET :
+	    strcmp(word[0], "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
+	if (family == AF_UNSPEC || inet_pton(family, word[1], host) != 1 ||
+	    inet_pton(family, word[2], host) != 1)
 		return NO_HEADER;
-	*address = word[2];
-	if (strncasecmp(word[2], "::ffff:", 7) == 0 &&
-	    inet_pton(AF_INET, word[2] + 7, host) == 1)
-		*address = word[2] + 7;
+	snprintf(line, sizeof(line), "%s", word[1]);
+	*address = line;
+	if (strncasecmp(line, "::ffff:", 7) == 0 &&
+	    inet_pton(AF_INET, line + 7, host) == 1)
+		*address = line + 7;
 	return ADDRESS;
 }
 

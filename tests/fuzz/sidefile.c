@@ -147,7 +147,7 @@ forge_record(struct input *in, bool right)
 	rec.inode = st.st_ino;
 	rec.size = st.st_size;
 	if (rec.w >= 0 && rec.r >= rec.w && rec.next >= 0)
-		sums(&this, &rec);
+		record_sums(&this, &rec);
 	if (!right)
 		rec.behind ^= take_number(in, 65535) + 1;
 	rec.self = self_sum(&rec);

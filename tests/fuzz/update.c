@@ -401,8 +401,11 @@ static bool
 login(void)
 {
 	if (maildrop_open(&drop, scratch("box"), getgid()) == -1 ||
-	    maildrop_scan(&drop) == -1)
+	    maildrop_scan(&drop) == -1) {
+		if (getenv("FUZZ_SHOW") != NULL)
+			warn("login: %s", drop.why);
 		return false;
+	}
 	EQUAL(strlen(drop.why), 0);
 	return true;
 }
