@@ -1859,25 +1859,25 @@ maildrop_update(struct maildrop *drop)
 static int
 open_side_file(struct maildrop *drop)
 {
+	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	struct stat st;
+	int result = 0;
 
 	use_gid(drop->spool);
-	drop->side = openat(drop->dir, drop->side_name, O_RDWR | O_CREAT |
-	    O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+	drop->side = openat(drop->dir, drop->side_name,
+	    O_RDWR | O_CREAT | flags, 0600);
 	use_gid(getgid());
-	if (drop->side == -1) {
-		fail(drop, errno, "cannot open the side file");
+	if (drop->side == -1) {		/* can its record be read, at least? */
+		result = fail(drop, errno, "cannot open the side file");
 		drop->side = openat(drop->dir, drop->side_name,
-		    O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-		return -1;	/* its record can be read, at best */
+		    O_RDONLY | flags);
 	}
-	if (fstat(drop->side, &st) == -1 ||
-	    check_file(drop, "side file", &st) == -1) {
+	if (drop->side != -1 && (fstat(drop->side, &st) == -1 ||
+	    check_file(drop, "side file", &st) == -1)) {
 		close(drop->side);
-		drop->side = -1;
-		return -1;
+		drop->side = result = -1;
 	}
-	return 0;
+	return result;
 }
 
 /*

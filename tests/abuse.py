@@ -2,8 +2,8 @@
 """How pop3d and its superservers bear abuse, in figures: make abuse, as root.
 
 Two hundred connections from one address that do not log in, guessed passwords,
-and what the time of a refusal tells.  About ten minutes.  test_abuse.py is the
-short form.
+and what the time of a refusal tells.  A quarter of an hour on an otherwise idle
+machine.  test_abuse.py is the short form.
 """
 
 import contextlib
@@ -12,8 +12,10 @@ import pathlib
 import random
 import re
 import secrets
+import select
 import shutil
 import socket
+import ssl
 import statistics
 import subprocess
 import tempfile
@@ -29,10 +31,14 @@ from test_superservers import inetutils_inetd, openbsd_inetd, xinetd
 CROWD = 200             # connections from one address
 TRIES = 200             # refusals of each kind
 PARALLEL = 40
+MAX_CONNECTIONS = 64    # in etc/: so many at a time are the most
 LOGIN_SECONDS = 60      # pop3d's
 REFUSAL_SECONDS = 2
 GUESSING = 60           # seconds that hydra may guess
+TOLD_APART = 4          # standard deviations
 STRANGER, NEIGHBOUR = "127.0.0.1", "127.0.0.2"
+
+bad = []
 
 # systemd as the first process of a container, with the units of etc/.
 SYSTEMD = r"""
@@ -95,6 +101,12 @@ def serving(start, pop3d=host.POP3D):
         else:
             start(host)
             yield host
+
+
+def check(holds, what):
+    if not holds:
+        bad.append(what)
+        print(f"  BAD: {what}")
 
 
 def unlimited(host):
@@ -171,13 +183,16 @@ class Crowd:
         return self.count()[0]
 
 
-def servers(host):
-    """The processes that are host's pop3d."""
-    pop3d = host.path(f"{SBIN}/pop3d").stat()
+def processes(program):
+    """Those that run the file program."""
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.path.samestat((process / "exe").stat(), pop3d):
+            if os.path.samefile(process / "exe", program):
                 yield process
+
+
+def servers(host):
+    return processes(host.path(f"{SBIN}/pop3d"))
 
 
 def proportional(process):
@@ -200,6 +215,8 @@ def crowded(start):
                 answer = login(host, address, "p3dhuser", password)
                 print(f"  a user from {address}: {answer} after "
                       f"{time.monotonic() - before:.2f} s")
+                check(answer or address == STRANGER,
+                      f"{start.__name__} let a user wait")
             sizes = sorted(map(proportional, servers(host)))
             if sizes:
                 print(f"  memory of {len(sizes)} pop3d (PSS): "
@@ -211,9 +228,10 @@ def crowded(start):
                 crowd.go_on()
                 time.sleep(1)
             print(f"  the last one ended {time.monotonic() - began:.0f} s "
-                  f"later; left: {len(list(servers(host)))}")
-        answer = login(host, NEIGHBOUR, "p3dhuser", password)
-        print(f"  a user after that: {answer}")
+                  "later")
+            check(not list(servers(host)), "some stayed")
+        check(login(host, NEIGHBOUR, "p3dhuser", password),
+              f"{start.__name__} lets nobody in after that")
         if start is openbsd_inetd:
             closed(host, password)
 
@@ -226,6 +244,38 @@ def closed(host, password):
             pass
     print("  a user after so many more than 600 in a minute:",
           login(host, NEIGHBOUR, "p3dhuser", password))
+
+
+def wrapped():
+    """stunnel's part: what a connection costs and how long one may stay."""
+    print("\nstunnel")
+    with Host() as host:
+        host.path("/etc/pop3d").mkdir()
+        shutil.copy(ETC / "stunnel-pop3s.conf", host.path("/etc/pop3d"))
+        host.run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+                 "-subj", "/CN=localhost", "-keyout", "/etc/pop3d/key.pem",
+                 "-out", "/etc/pop3d/cert.pem")
+        host.run("sh", "-c", "cat /etc/pop3d/*.pem >/etc/pop3d/pop3s.pem")
+        openbsd_inetd(host)
+        began = time.monotonic()
+        silent = host.connect(995)
+        plain = host.connect(995)
+        tls = ssl._create_unverified_context().wrap_socket(plain.sock)
+        assert tls.recv(100).startswith(b"+OK")
+        sizes = [proportional(process)
+                 for process in processes(shutil.which("stunnel"))
+                 if os.path.samefile(process / "ns/net",
+                                     f"/proc/{host.pid}/ns/net")]
+        print(f"  memory (PSS), KiB: {sizes}")
+        left = {silent.sock: "silent", tls: "silent after TLS"}
+        while left and (ready := select.select(left, [], [], 600)[0]):
+            for sock in ready:
+                if not sock.recv(100):
+                    print(f"  {left.pop(sock)}: ended after "
+                          f"{time.monotonic() - began:.0f} s")
+        check(not left, "some stayed")
+        tls.close()
+        silent.close()
 
 
 def failures(host):
@@ -271,6 +321,7 @@ def guessing(start, tasks):
         hydra.terminate()
         hydra.wait()
     lines = failures(host)
+    check(banned(lines) == {STRANGER: len(lines)}, "fail2ban counts otherwise")
     print(f"  tries: {len(lines)}, {60 * len(lines) / seconds:.0f} a minute; "
           f"most possible: {tasks * 60 // REFUSAL_SECONDS}")
     print(f"  fail2ban counts: {banned(lines)}; with maxretry = 5 it would "
@@ -326,10 +377,12 @@ def timing(parallel):
     for kind, all_of in seconds.items():
         quartiles = statistics.quantiles(all_of)
         later, z = compare(all_of, seconds["wrong password"])
+        check(min(all_of) >= REFUSAL_SECONDS, f"{kind}: too early")
+        check(abs(z) < TOLD_APART, f"{kind}: the time tells")
         print(f"  {kind:16} {len(all_of):4} {min(all_of):7.4f}",
               *(f"{value:7.4f}" for value in quartiles),
               f"{max(all_of):7.4f}   {later:4.0%} of pairs, z = {z:+.1f}")
-    print(f"  answers: {answers}")
+    check(len(answers) == 1, f"answers: {answers}")
 
 
 def compare(ours, others):
@@ -351,7 +404,10 @@ def main():
     else:
         print("\nno guessing: needs the package hydra")
     timing(PARALLEL)
-    timing(4 * PARALLEL)
+    timing(MAX_CONNECTIONS)
+    wrapped()
+    if bad:
+        raise SystemExit("\nabuse: " + "; ".join(bad))
 
 
 if __name__ == "__main__":

@@ -454,11 +454,17 @@ make_dir(void **state)
 static int
 remove_dir(void **state)
 {
-	char command[64];
+	static const char *const names[] = { "pop3d", "passdb", "open",
+	    "there" };
+	char path[64];
+	size_t i;
 
 	(void)state;
-	snprintf(command, sizeof(command), "rm -r %s", dir);
-	return system(command);
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+		unlink(path);
+	}
+	return rmdir(dir);
 }
 
 int
@@ -487,6 +493,8 @@ main(int argc, char *argv[])
 		cmocka_unit_test(confined_without_a_drop),
 	};
 
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	alarm(120);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

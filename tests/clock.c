@@ -15,33 +15,34 @@
  */
 
 /*
- * Linked with --wrap=clock_gettime: the time of day is the number of seconds
- * in the file $POP3D_STUB_CLOCK.  If that is a FIFO, asking for the time waits
- * until somebody tells it.
+ * Linked with --wrap=futimens: what is touched is touched at the number of
+ * seconds in the file $POP3D_STUB_CLOCK.  If that is a FIFO, touching waits
+ * until somebody tells the time.
  */
+
+#include <sys/stat.h>
 
 #include <err.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
-int	__real_clock_gettime(clockid_t, struct timespec *);
-int	__wrap_clock_gettime(clockid_t, struct timespec *);
+int	__real_futimens(int, const struct timespec *);
+int	__wrap_futimens(int, const struct timespec *);
 
 int
-__wrap_clock_gettime(clockid_t clock, struct timespec *now)
+__wrap_futimens(int fd, const struct timespec *times)
 {
 	const char *name = getenv("POP3D_STUB_CLOCK");
+	struct timespec told[2] = { { 0, 0 }, { 0, 0 } };
 	long long seconds;
 	FILE *file;
 
-	if (clock != CLOCK_REALTIME || name == NULL)
-		return __real_clock_gettime(clock, now);
+	if (times != NULL || name == NULL)
+		return __real_futimens(fd, times);
 	if ((file = fopen(name, "r")) == NULL ||
 	    fscanf(file, "%lld", &seconds) != 1)
 		errx(1, "%s does not tell the time", name);
 	fclose(file);
-	now->tv_sec = (time_t)seconds;
-	now->tv_nsec = 0;
-	return 0;
+	told[0].tv_sec = told[1].tv_sec = (time_t)seconds;
+	return __real_futimens(fd, told);
 }

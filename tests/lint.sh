@@ -44,7 +44,7 @@ only()
 	fi
 }
 
-# shellcheck disable=SC2317	# check calls these two
+# shellcheck disable=SC2317,SC2086	# check calls these; lists are to be split
 {
 # each FILES PROGRAM ARGUMENT...: one file after the other
 each()

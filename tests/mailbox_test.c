@@ -917,6 +917,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(the_spool_gives_its_gid),
 	};
 
+	alarm(120);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

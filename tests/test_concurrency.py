@@ -9,9 +9,9 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
 import storm  # noqa: E402
-from harness import Maildrop, mail, needs_root  # noqa: E402
+from harness import PATIENCE, Maildrop, mail, needs_root  # noqa: E402
 
-SECONDS = {"dotlock": 6, "sendmail": 3, "flock": 2, "putmail": 2}
+SECONDS = {"dotlock": 6, "fcntl": 3, "flock": 2, "putmail": 2}
 
 
 @needs_root
@@ -68,6 +68,6 @@ def test_no_deliverer_waits_for_a_client(busy, deliverer):
     if deliverer is not fcntl_only and not shutil.which(deliverer.__name__):
         pytest.skip(f"needs {deliverer.__name__}")
     before = drop.path.stat().st_size
-    subprocess.run(deliverer(drop.path), input=mail(2), check=True)
+    subprocess.run(deliverer(drop.path), input=mail(2), check=True, timeout=PATIENCE)
     assert drop.path.stat().st_size > before
     assert session.process.poll() is None, "the session had ended: it could not be in the way"

@@ -1,7 +1,8 @@
 """The index in the side file spares the reading, and never makes an answer wrong.
 
 Right is what a session without a side file answers, for it must read the
-mailbox.  CLOCK is the stub with small limits and a clock that the tests set.
+mailbox.  CLOCK is the stub with small limits; its clock, which is the file system's, is
+set by the tests.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import time
 
 import pytest
 
-from harness import (BUILD, LOGIN, POP3D, STUB, Maildrop, Session, mail, needs,
+from harness import (BUILD, LOGIN, POP3D, STUB, Maildrop, mail, needs,
                      needs_root, talk, wait_for)
 from mails import MAILS, mailbox
 from users import pam_service, user
@@ -24,7 +25,7 @@ CLOCK = BUILD / "pop3d-stub-clock"
 INDEX_MIN = 2000            # of CLOCK: bytes of a mailbox worth an index
 DATA_AREA_MAX = 8192        # of CLOCK: bytes of an index
 SIDE_DATA = 8192            # where in the side file the index is
-LONG_AFTER = 1 << 33        # seconds: later than any mailbox here changed
+LONG_AFTER = 2**31 - 1      # seconds: later than any mailbox here changed
 
 POLL = LOGIN + b"STAT\r\nLIST\r\nQUIT\r\n"
 POLL_IDS = LOGIN + b"STAT\r\nLIST\r\nUIDL\r\nQUIT\r\n"
@@ -36,7 +37,7 @@ PLAIN = b"".join(mail(number, 9 * b"Some text.\n") for number in range(1, 20))
 
 @pytest.fixture(autouse=True)
 def clock(tmp_path, monkeypatch):
-    """A function that sets CLOCK's time of day."""
+    """A function that sets CLOCK's clock."""
     path = tmp_path / "clock"
     path.write_text(str(LONG_AFTER))
     monkeypatch.setenv("POP3D_STUB_CLOCK", str(path))
@@ -162,8 +163,8 @@ def test_it_takes_a_mailbox_that_has_not_just_changed(drop, clock, age,
     assert (index_size(drop) > 0) == written
 
 
-def test_how_old_a_change_is_is_asked_before_the_reading(drop, monkeypatch):
-    """The reading may take longer than two seconds."""
+def test_the_time_is_asked_before_the_reading(drop, monkeypatch):
+    """Or a mailbox that changed just before a long reading would seem old."""
     fifo = drop.path.parent / "fifo"
     os.mkfifo(fifo)
     monkeypatch.setenv("POP3D_STUB_CLOCK", str(fifo))

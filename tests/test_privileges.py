@@ -260,16 +260,17 @@ def test_a_mailbox_in_the_home_directory(host):
     assert b"number 1" not in mailbox.read_bytes()
 
 
-def test_the_user_gets_no_group_by_a_home_directory_of_it(host):
-    """Who can give a directory to a group need not be a member of mail."""
-    password = host.account("p3dgtrick")
-    host.deliver("p3dgtrick", 1, "/home/p3dgtrick/mbox")
-    host.run("chown", "root:mail", "/home/p3dgtrick")
-    host.run("chmod", "2775", "/home/p3dgtrick")
-    with session(host, "p3dgtrick", password, "-m", "%h/mbox") as (_, answer):
-        assert answer.startswith("+OK 1 ")
-        own = host.run("id", "-g", "p3dgtrick").stdout.strip()
-        assert status(host, "p3dgtrick")["Gid"] == [own] * 4
+@pytest.mark.parametrize("name, trick, path", [
+    ("p3dgchgrp", "chgrp mail . && chmod 2775 .", "%h/mbox"),
+    ("p3dglink", "ln -s /var/mail Mail", "%h/Mail/%u")])
+def test_the_user_cannot_choose_the_group(host, name, trick, path):
+    """That of a directory that is theirs, or that they put in the way."""
+    password = host.account(name)
+    host.run("sh", "-ec", f"cd /home/{name} && {trick}")
+    with session(host, name, password, "-m", path) as (_, answer):
+        assert answer.startswith("+OK 0 ")
+        own = host.run("id", "-g", name).stdout.strip()
+        assert status(host, name)["Gid"] == [own] * 4
 
 
 def test_no_home_directory(host):

@@ -215,13 +215,15 @@ def test_a_killed_session_holds_nothing(hosts):
 def test_one_host_completes_what_another_began(hosts):
     """Killed in the middle of UPDATE, with the mailbox and a lock half done."""
     one, other, password, mailbox = hosts
-    kill = ("strace", "-o", "/dev/null", "-e", "trace=fsync",
-            "-e", "inject=fsync:signal=SIGKILL:when=2")
+    whole = mailbox.read_bytes()
+    kill = ("strace", "-o", "/dev/null", "-P", "/var/mail/p3dgshared",
+            "-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL:when=1")
     with one.pop3d("-p", before=kill) as pop:
         assert pop.login("p3dgshared", password).startswith(b"+OK 3 ")
         assert pop.cmd("DELE 1").startswith(b"+OK")
         pop.send(b"QUIT\r\n")
         assert pop.rest() == b""
+    assert mailbox.read_bytes() not in (whole, mail(2) + mail(3))
     assert mailbox.with_name("p3dgshared.lock").exists()
     with session(other, password) as (pop, answer):
         assert answer.startswith(b"+OK 2 ")

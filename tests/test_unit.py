@@ -24,7 +24,8 @@ def names(source):
 
 def result(process, name):
     """Wait for a unit test's end: passed, failed or skipped."""
-    output = process.communicate(timeout=PATIENCE)[0]
+    output = process.stdout.read()
+    process.wait(PATIENCE)
     if f"SKIPPED ] {name}" in output:
         pytest.skip("needs root, or Landlock in the kernel")
     assert process.returncode == 0, output
@@ -93,6 +94,8 @@ def auth_tests(accounts):
         if name in ORDINARY:
             program, popen = ordinary
         running[name] = start(program, name, env, **popen)
+        # pam_wrapper finds a folder for each process, not for two at once.
+        assert "Running 1 test" in running[name].stdout.readline()
     yield running
     for process in running.values():
         process.wait(PATIENCE)

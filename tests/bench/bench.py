@@ -407,7 +407,6 @@ def poll(bench):
         if 'pop3d' in cpu:
             grown.append((size, cpu['pop3d'], done['pop3d']['rss']))
 
-        bench.settle()
         def stat(s):
             bench.check(s, box)
         again = {'pop3d': bench.session(bench.ours, stat)}
@@ -485,7 +484,6 @@ def uidl(bench):
     def again(s):
         bench.check(s, box)
         more(s)
-    bench.settle()
     jobs = {s.name: bench.session(s, again) for s in able}
     bench.interleave(jobs, 1)
     jobs['pam'] = bench.pam_login

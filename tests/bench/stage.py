@@ -13,8 +13,8 @@ import tempfile
 
 CLONE_NEWNS = 0x20000
 PASSWORD = 'a long pass phrase'
-CHEAP = '$5$rounds=1000$benchmark'      # PAM spends 0.5 ms on it
-DEAR = '$y$j9T$benchmarkbenchmarkbe$'   # Debian's own: 50 ms
+CHEAP = '$5$rounds=1000$benchmark'
+DEAR = '$y$j9T$benchmarkbenchmarkbe$'       # as Debian does by default
 
 
 def run(*argv):

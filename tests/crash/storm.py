@@ -34,7 +34,7 @@ SPOOL = pathlib.Path("/var/mail")
 def text(number, who):
     """Message number of a deliverer: header and body, without a From_ line."""
     rng = random.Random(f"{who} {number}")
-    body = "".join(f"{who} {number} {rng.getrandbits(200):x}\n" for _ in range(int(400 ** rng.random())))
+    body = "".join(f"{who} {number} {rng.getrandbits(200):x}\n" for _ in range(int(20_000 ** rng.random())))
     return f"From: {who}@example.org\nSubject: p3dd {who} {number}\n\n{body}".encode()
 
 
@@ -107,11 +107,11 @@ DELIVERERS = {                          # the command that must be there, and ho
     "putmail": ("putmail", putmail),
 }
 
-# Who can be let loose together without harm or a standstill when there is no server at all: sendmail's waits for the dotlock
-# while it holds fcntl, others the other way round; flock alone keeps out of nobody's way; nor does putmail.
+# Who can be let loose together without harm or a standstill when there is no server at all: those that take the dotlock first,
+# those that take fcntl first (sendmail's then waits for the dotlock), and two kinds that respect nobody else's lock.
 GROUPS = {
-    "dotlock": ["procmail", "maildrop", "mail.local of OpenSMTPD", "local of Postfix", "dotlockfile and cat", "fcntl and write"],
-    "sendmail": ["mail.local of sendmail", "dotlockfile and cat", "fcntl and write"],
+    "dotlock": ["procmail", "maildrop", "mail.local of OpenSMTPD", "local of Postfix", "dotlockfile and cat"],
+    "fcntl": ["mail.local of sendmail", "fcntl and write"],
     "flock": ["flock and write"],
     "putmail": ["putmail"],
 }
@@ -176,7 +176,7 @@ def deliver(name, who, user, until, results):
     while time.monotonic() < until:
         number = len(done) + 1
         done[number] = function(user, text(number, who), who)
-        time.sleep(rng.uniform(0, 0.2))
+        time.sleep(rng.uniform(0, 0.1))
     results.put((name, who, done))
 
 
@@ -213,7 +213,8 @@ def use(server, user, rng, book):
             assert len(session.multi("LIST")[1]) == len(session.multi("UIDL")[1]) == count
             chosen = []
         else:
-            chosen = sorted(rng.sample(range(1, count + 1), rng.randint(0, count)))
+            most = rng.choice((1, 1, 2, count))
+            chosen = sorted(rng.sample(range(1, count), min(most, count - 1))) if count else []     # UPDATE then has to move the last
         fetched, seen = [], set()
         for number in chosen:
             status, lines = session.multi(f"RETR {number}")

@@ -111,10 +111,10 @@ write_log(const char *format, ...)
 #define write(fd, buf, n)	client_hears(buf, n)
 #define getenv(name)		client.address
 #define getpeername(fd, a, n)	((void)*(n), -1)
-#define setsockopt(a, b, c, d, e) ((void)*(d))
+#define setsockopt(a, b, c, d, e) ((void)*(d), (void)0)
 #define isatty(fd)		0
 #define alarm(seconds)		((void)(seconds))
-#define signal(...)		0
+#define signal(...)		((void)0)
 #define sigaction(...)		((void)sa)
 #define setrlimit(...)		((void)none)
 #define closefrom(fd)		((void)0)
@@ -125,7 +125,10 @@ write_log(const char *format, ...)
 #define setproctitle(...)	((void)0)
 
 int pop3d_main(int, char **, char **);
-#include "../../pop3d.c"
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wreturn-type"	/* main() may end so */
+#include "pop3d.c"
+#pragma GCC diagnostic pop
 
 #undef main
 #undef exit
@@ -144,6 +147,16 @@ password_is_left(void)
 	    memmem(in.data, in.next, "AHNlY3JldA", 10) != NULL;
 }
 
+static int
+count(char **argv)
+{
+	int argc = 0;
+
+	while (argv[argc] != NULL)
+		argc++;
+	return argc;
+}
+
 /* A whole session; what was heard is in client.heard. */
 static void
 serve_client(char **argv, const char *say, size_t size)
@@ -151,7 +164,6 @@ serve_client(char **argv, const char *say, size_t size)
 	static __typeof__(option) new_option;
 	static __typeof__(session) new_session;
 	static bool again;
-	int argc = 0;
 
 	if (!again) {
 		new_option = option;
@@ -171,8 +183,6 @@ serve_client(char **argv, const char *say, size_t size)
 	memset(&out, 0, sizeof(out));
 	memset(&drop, 0, sizeof(drop));
 	optind = 1;
-	while (argv[argc] != NULL)
-		argc++;
 	if (setjmp(client.gone) == 0)
-		pop3d_main(argc, argv, NULL);
+		pop3d_main(count(argv), argv, NULL);
 }

@@ -131,7 +131,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static const char first[] = "AUTH PLAIN ", then[] = "AUTH PLAIN\r\n";
 	static char text[32768];
 	char *argv[] = { "pop3d", "-p", NULL }, *response;
-	const char *user, *pass;
+	const char *user = NULL, *pass = NULL;
 	size_t length;
 	bool initial, wanted;
 

@@ -38,7 +38,7 @@ reference(const char *data, size_t size, const char **address)
 {
 	static char line[PROXY_MAX_OCTETS + 1];
 	const char *lf = memchr(data, '\n', size);
-	char word[5][PROXY_MAX_OCTETS], again[PROXY_MAX_OCTETS + 1], host[16];
+	char word[5][PROXY_MAX_OCTETS], again[6 * PROXY_MAX_OCTETS], host[16];
 	int family;
 
 	if (lf == NULL || lf + 1 - data > PROXY_MAX_OCTETS || lf == data ||

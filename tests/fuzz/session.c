@@ -37,7 +37,7 @@ enum {				/* the octet of options */
 static const char login_lines[] = "USER alice\r\nPASS secret\r\n";
 
 /* No line here looks like a status line, so those can be told apart. */
-static const char *const mails[] = {
+static const char *mails[] = {
 	"From a@example.org Thu Nov  5 10:00:00 2026\n"
 	"Subject: one\nStatus: RO\n\nfirst\n.\n..\nlast\n\n",
 	"From b@example.org Thu Nov  5 10:01:00 2026\n"
@@ -48,12 +48,33 @@ static const char *const mails[] = {
 	"Subject: two\n\n\n\n",
 	"From d@example.org Thu Nov  5 10:03:00 2026\n"
 	"Subject: four\n\nno end",
+	NULL,	/* large_mail(), as the fifth of them */
 };
 #define MAILS	(sizeof(mails) / sizeof(mails[0]))
+
+/* Longer than any buffer: a line of 9000 octets, and many to be stuffed. */
+static const char *
+large_mail(void)
+{
+	static char text[20000];
+	char *p = text;
+
+	p += sprintf(p, "From e@example.org Thu Nov  5 10:04:00 2026\n\n");
+	memset(p, 'x', 9000);
+	p += 9000;
+	for (int i = 0; i < 3000; i++)
+		p += sprintf(p, "\n%.*s", i % 3, "..");
+	strcpy(p, "\n\n");
+	return text;
+}
 
 static void
 write_mailbox(void)
 {
+	if (mails[MAILS - 1] == NULL) {
+		mails[MAILS - 1] = mails[MAILS - 2];
+		mails[MAILS - 2] = large_mail();
+	}
 	put_file(scratch("alice"), "", 0);
 	for (size_t i = 0; i < MAILS; i++)
 		append_file(scratch("alice"), mails[i], strlen(mails[i]));
@@ -61,13 +82,13 @@ write_mailbox(void)
 
 /* The line of a reply at p, with its CRLF; returns where the next one is. */
 static const char *
-next_line(const char *p)
+next_line(const char *p, ptrdiff_t most)
 {
 	const char *end = client.heard + client.size;
 	const char *lf = memchr(p, '\n', (size_t)(end - p));
 
 	CHECK(lf != NULL && lf > p && lf[-1] == '\r');
-	CHECK(lf + 1 - p <= 512);
+	CHECK(lf + 1 - p <= most);
 	CHECK(memchr(p, '\r', (size_t)(lf - p)) == lf - 1);
 	CHECK(memchr(p, '\0', (size_t)(lf - p)) == NULL);
 	return lf + 1;
@@ -83,13 +104,13 @@ begins(const char *line, const char *next, const char *text)
 
 /* Lines from p to the termination octet, of octets in all, or -1: any. */
 static const char *
-check_body(const char *p, long long octets)
+check_body(const char *p, ptrdiff_t most, long long octets)
 {
 	const char *next;
 	long long sum = 0;
 
 	for (;; p = next) {
-		next = next_line(p);
+		next = next_line(p, most);
 		if (begins(p, next, ".\r\n"))
 			break;
 		CHECK(*p != '+' && *p != '-');
@@ -108,7 +129,7 @@ check_replies(void)
 	char rest[2];
 
 	for (p = client.heard; p < end; p = next) {
-		next = next_line(p);
+		next = next_line(p, LINE_MAX_OCTETS);
 		if (begins(p, next, "-ERR ") || begins(p, next, "+ \r\n"))
 			continue;
 		CHECK(begins(p, next, "+OK ") || begins(p, next, "+OK\r\n"));
@@ -116,7 +137,8 @@ check_replies(void)
 			continue;
 		if (sscanf(p, "+OK %lld octet%1[s]", &octets, rest) != 2)
 			octets = -1;
-		next = check_body(next, octets);
+		next = check_body(next, octets != -1 || begins(p, next,
+		    "+OK top") ? PTRDIFF_MAX : LINE_MAX_OCTETS, octets);
 	}
 }
 

@@ -23,7 +23,7 @@
  * the side file is made of.
  */
 
-#include "../build/fuzz/mailbox.c"
+#include "mailbox.c"
 
 #include <dirent.h>
 

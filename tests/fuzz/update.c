@@ -406,7 +406,7 @@ login(void)
 			warn("login: %s", drop.why);
 		return false;
 	}
-	EQUAL(strlen(drop.why), 0);
+	EQUAL(strlen(drop.note), 0);
 	return true;
 }
 
