@@ -185,21 +185,21 @@ mix(uint64_t x)
 static void
 digest_add(struct digest *d, const void *data, size_t size)
 {
-	uint64_t a = d->b ^ size, b = d->a, word[2] = { 0, 0 };
+	uint64_t a = d->b ^ size, b = d->a, w[2] = { 0, 0 };
 	const char *p = data;
 	size_t i;
 
 	for (i = 16; i < size; i += 16, p += 16) {
-		memcpy(word, p, 16);
-		a = mix(a ^ le64toh(word[0]));
-		b = mix(b + le64toh(word[1]));
+		memcpy(w, p, 16);
+		a = mix(a ^ le64toh(w[0]));
+		b = mix(b + le64toh(w[1]));
 	}
 	if (size >= 16)		/* the last 16 may overlap those before */
-		memcpy(word, p - (i - size), 16);
+		memcpy(w, p - (i - size), 16);
 	else if (size > 0)
-		memcpy(word, p, size);
-	a = mix(a ^ le64toh(word[0]));
-	b = mix(b + le64toh(word[1]));
+		memcpy(w, p, size);
+	a = mix(a ^ le64toh(w[0]));
+	b = mix(b + le64toh(w[1]));
 	d->a = a;
 	d->b = b + a;
 }
@@ -251,11 +251,11 @@ check_file(struct maildrop *drop, const char *what, const struct stat *st)
 static bool
 is_name_of(const struct maildrop *drop, const char *name, int fd)
 {
-	struct stat named, opened;
+	struct stat there, opened;
 
 	return fd != -1 && fstat(fd, &opened) == 0 &&
-	    fstatat(drop->dir, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    same_file(&named, &opened);
+	    fstatat(drop->dir, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    same_file(&there, &opened);
 }
 
 /*
@@ -736,7 +736,7 @@ take_line(struct scan *s, bool counted, bool digested)
 
 	do {
 		if ((n = window(s)) <= 0)
-			return (int)n;
+			return n == 0 ? 0 : -1;
 		size = (size_t)n < LOOK ? (size_t)n : LOOK;
 		if ((lf = memchr(s->next, '\n', size)) != NULL)
 			size = (size_t)(lf - s->next) + 1;
@@ -751,26 +751,44 @@ take_line(struct scan *s, bool counted, bool digested)
 }
 
 /*
- * How many of the n bytes at p are an LF without a CR before: each is sent as
- * one octet more.  The inner loop is plain and of a constant length, for a
- * compiler to make vectors of; a byte counts to ROW.
+ * Of the ROW bytes at p: how many are an LF without a CR before, which is sent
+ * as one octet more; or -1 if one is an LF that "From " may follow.  A plain
+ * loop of constant length, for a compiler to make vectors of; a byte counts to
+ * ROW.
  */
-static off_t
-bare_lfs(const char *p, size_t n)
+static int
+row(const char *p)
 {
-	off_t count = 0;
-	uint8_t some;
+	uint8_t bare = 0, from = 0, lf;
 	int i;
 
-	for (; n >= ROW; p += ROW, n -= ROW) {
-		for (some = 0, i = 0; i < ROW; i++)
-			some = (uint8_t)(some + ((p[i] == '\n') &
-			    (p[i - 1] != '\r')));
-		count += some;
+	for (i = 0; i < ROW; i++) {
+		lf = p[i] == '\n';
+		bare = (uint8_t)(bare + (lf & (p[i - 1] != '\r')));
+		from |= (uint8_t)(lf & (p[i + 1] == 'F'));
 	}
-	for (; n > 0; p++, n--)
-		count += p[0] == '\n' && p[-1] != '\r';
-	return count;
+	return from != 0 ? -1 : bare;
+}
+
+/* The same for up to ROW bytes, line by line; true: "From " may be next. */
+static bool
+skip_lines(struct scan *s)
+{
+	const char *p = s->next, *lf;
+	const char *stop = s->last - p > ROW ? p + ROW : s->last;
+	bool from = false;
+
+	while (!from && p < stop &&
+	    (lf = memchr(p, '\n', (size_t)(stop - p))) != NULL) {
+		s->octets += lf[-1] != '\r';
+		p = lf + 1;
+		from = s->last - p < 5 || memcmp(p, "From ", 5) == 0;
+	}
+	if (from)
+		stop = p;
+	s->octets += stop - s->next;
+	consume(s, (size_t)(stop - s->next));
+	return from;
 }
 
 /*
@@ -780,18 +798,15 @@ bare_lfs(const char *p, size_t n)
 static void
 skip_body(struct scan *s)
 {
-	const char *p = s->next + 1;
+	bool from = false;
+	int bare;
 
-	while ((p = memchr(p, 'F', (size_t)(s->last - p))) != NULL)
-		if (p[-1] == '\n' &&
-		    (s->last - p < 5 || memcmp(p, "From ", 5) == 0))
-			break;
-		else
-			p++;
-	if (p == NULL)
-		p = s->last;
-	s->octets += p - s->next + bare_lfs(s->next, (size_t)(p - s->next));
-	consume(s, (size_t)(p - s->next));
+	while (!from && s->next < s->last)
+		if (s->last - s->next > ROW && (bare = row(s->next)) != -1) {
+			s->octets += ROW + bare;
+			consume(s, ROW);
+		} else
+			from = skip_lines(s);
 }
 
 /* Empty lines in front of the first message are no part of any. */
@@ -822,7 +837,7 @@ header_line(struct scan *s)
 	size_t empty;
 
 	if (n <= 0)
-		return (int)n;
+		return n == 0 ? 0 : -1;
 	if ((empty = empty_line(s->next, (size_t)n)) != 0) {
 		s->octets += 2;
 		consume(s, empty);
@@ -855,7 +870,8 @@ take_header(struct scan *s, struct message *m)
 
 	m->from = (uint16_t)(s->at - m->start);
 	s->hiding = false;
-	while ((n = window(s)) > 0 && !is_from(s, (size_t)n) &&
+	while ((n = window(s)) > 0 &&
+	    (*s->next != 'F' || !is_from(s, (size_t)n)) &&
 	    (n = header_line(s)) == 1) {
 		if (s->hiding)
 			m->flags |= MSG_PRIVATE;
@@ -919,7 +935,7 @@ next_message(struct scan *s, struct message *m)
 
 	for (;;) {
 		if ((n = window(s)) <= 0)
-			return (int)n;
+			return n == 0 ? 0 : -1;
 		if (take_message(s, m) == -1)
 			return -1;
 		if (!s->first || s->pseudo != PSEUDO)
@@ -960,7 +976,8 @@ find_messages(struct maildrop *drop)
 		while ((n = next_message(&s, &m)) == 1) {
 			if ((n = add_message(drop, &m)) == -1)
 				break;
-			touch_dotlock(drop);
+			if (drop->count % 256 == 0)
+				touch_dotlock(drop);
 		}
 	if (n == -1)
 		fail(drop, errno, errno == EBADMSG ?
@@ -1062,8 +1079,8 @@ check_all(struct maildrop *drop)
 			    (drop->messages[i].flags & MSG_DELETED) != 0 ||
 			    m.start != drop->messages[i].start))
 				break;
-			i++;
-			touch_dotlock(drop);
+			if (++i % 256 == 0)
+				touch_dotlock(drop);
 		}
 	scan_end(&s);
 	if (i == drop->count)
@@ -1241,7 +1258,8 @@ load_index(struct maildrop *drop, const struct stat *st)
 	if (st->st_size < INDEX_MIN || !read_index(drop, &x))
 		return false;
 	size = index_size(x.count);
-	if ((messages = malloc(size + 1)) == NULL)
+	messages = calloc((size_t)x.count + 1, sizeof(*messages));
+	if (messages == NULL)
 		return false;
 	drop->messages = messages;
 	drop->count = (size_t)x.count;

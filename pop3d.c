@@ -1077,6 +1077,7 @@ find_peer(void)
 	socklen_t size = sizeof(ss);
 	char host[INET6_ADDRSTRLEN];
 	const void *address = NULL;
+	const char *value;
 	size_t i;
 
 	memset(&ss, 0, sizeof(ss));
@@ -1091,8 +1092,7 @@ find_peer(void)
 	    !is_loopback(session.peer))
 		return;
 	for (i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
-		if (getenv(variables[i]) != NULL &&
-		    set_peer(getenv(variables[i])))
+		if ((value = getenv(variables[i])) != NULL && set_peer(value))
 			return;
 }
 

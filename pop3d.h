@@ -127,7 +127,7 @@ struct maildrop {
 	struct unique_id *ids;	/* NULL until they are asked for */
 	bool		 writable;	/* messages can be deleted */
 	char		 why[200];	/* after a failure: words for the log */
-	char		 note[200];	/* after a success, if not empty: same */
+	char		 note[200];	/* the same after a success */
 
 	/* mailbox.c's own */
 	char		 name[200];	/* of the mailbox in dir */

@@ -23,6 +23,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 import host
 from harness import Session, wait_for
 from host import ETC, SBIN, Host
@@ -397,7 +399,10 @@ def main():
     if os.geteuid() != 0:
         return print("abuse.py: skipped: needs root")
     for start in openbsd_inetd, inetutils_inetd, xinetd, systemd:
-        crowded(start)
+        try:
+            crowded(start)
+        except pytest.skip.Exception as why:
+            print(f"  not tried: {why}")
     if shutil.which("hydra"):
         guessing(openbsd_inetd, 16)
         guessing(systemd, 16)

@@ -135,6 +135,8 @@ use_mailbox(int fd)
 {
 	char octet;
 
-	return pread(fd, &octet, 1, 0) == -1 || pwrite(fd, &octet, 1, 0) == -1 ||
-	    ftruncate(fd, 1) == -1 ? -1 : fsync(fd);
+	if (pread(fd, &octet, 1, 0) == -1 || pwrite(fd, &octet, 1, 0) == -1 ||
+	    ftruncate(fd, 1) == -1)
+		return -1;
+	return fsync(fd);
 }

@@ -46,8 +46,8 @@ inside() {
 
 # shellcheck disable=SC2016	# apt replaces these, not sh
 sources() {
-	apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
-	    'Created-By: Packages' 'Origin: Debian'
+	apt-get indextargets 'Created-By: Packages' 'Origin: Debian' \
+	    --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)'
 }
 
 if [ ! -d "$root" ]; then

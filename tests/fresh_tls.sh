@@ -77,7 +77,7 @@ fetch() {
 	# The journal hears of it a moment later.
 	tries=0
 	until system journalctl --no-pager -t pop3d --cursor-file=/run/seen |
-	    tee "$work/log" | grep 'logout: user=<p3dalice> .* dele=1 left=0'; do
+	    tee "$work/log" | grep 'logout: user=<p3dalice> .* dele=1 left'; do
 		[ $((tries += 1)) -lt 60 ] || exit 1
 		sleep 1
 	done

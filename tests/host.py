@@ -1,14 +1,13 @@
 """A host of its own for a test: namespaces over the machine that is there.
 
-In it pop3d is installed, /etc, /home, /var/mail, /run and /dev/log are its own,
-and so are its network and its processes: what etc/ holds can be used as it
-stands, with its paths and ports, accounts are made by useradd, and all of it is
-gone with the host.  Needs root.
+In it pop3d is installed, /etc, /home, /var/mail, /run and /dev/log are its
+own, and so are its network and its processes: what etc/ holds can be used as
+it stands, with its paths and ports, accounts are made by useradd, and all of it
+is gone with the host.  Needs root.
 """
 
 import contextlib
 import ctypes
-import os
 import pathlib
 import re
 import secrets
@@ -148,12 +147,12 @@ class Host:
 
     def deliver(self, name, count=1, path=None):
         """Append mails to a mailbox, as a deliverer leaves it."""
-        path = self.path(path or f"/var/mail/{name}")
-        with open(path, "ab") as mailbox:
+        path = path or f"/var/mail/{name}"
+        with self.path(path).open("ab") as mailbox:
             mailbox.writelines(mail(number + 1) for number in range(count))
-        self.run("chown", f"{name}:mail", "/" + str(path.relative_to(self.disk)))
-        path.chmod(0o660)
-        return path
+        self.run("chown", f"{name}:mail", path)
+        self.run("chmod", "660", path)
+        return self.path(path)
 
     def serve(self, port, *command, **kw):
         """Start a superserver and wait until it listens."""

@@ -12,7 +12,7 @@ from host import Host
 pytestmark = needs_root
 
 LANDLOCK = {"with Landlock": (), "without": ("/usr/local/sbin/no_landlock",)}
-CREATE_RULESET = 444    # the system call; with 1 for flags it tells its version
+CREATE_RULESET = 444    # as a system call; it tells the version, for flags 1
 BOTH = [
     pytest.param("with Landlock", marks=pytest.mark.skipif(
         ctypes.CDLL(None).syscall(CREATE_RULESET, None, 0, 1) < 1,
@@ -146,7 +146,8 @@ def test_a_session_deletes_and_says_once_what_is_missing(
         assert told == []
     else:
         line, = told
-        assert line.endswith("not confined: Landlock: Function not implemented")
+        assert line.endswith(
+            "not confined: Landlock: Function not implemented")
 
 
 @needs("strace")

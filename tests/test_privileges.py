@@ -101,8 +101,8 @@ def refusals(host):
         try:
             with session(host, case.user or accounts[number],
                          case.password or passwords[number],
-                         before=under(f"/etc/pop3d.pam.{number}")) as (_, said):
-                return said, time.monotonic() - began
+                         before=under(f"/etc/pop3d.pam.{number}")) as done:
+                return done[1], time.monotonic() - began
         except AssertionError as error:     # that of this case alone
             return str(error), time.monotonic() - began
 
@@ -145,11 +145,11 @@ account	required		pam_faillock.so
 account	required		pam_unix.so
 """)
     before = under("/etc/pop3d.pam.faillock")
-    with session(host, "p3dgfaillock", "wrong", before=before) as (pop, first):
-        second = pop.cmd("USER p3dgfaillock"), pop.cmd("PASS wrong").decode()
-        third = pop.cmd("USER p3dgfaillock"), pop.cmd(f"PASS {password}").decode()
-    assert first.startswith("-ERR [AUTH]")
-    assert first == second[1] == third[1]
+    with session(host, "p3dgfaillock", "wrong", before=before) as (pop, answer):
+        assert answer.startswith("-ERR [AUTH]")
+        for one in "wrong", password:
+            assert pop.cmd("USER p3dgfaillock").startswith(b"+OK")
+            assert pop.cmd(f"PASS {one}").decode() == answer
     host.run("faillock", "--user", "p3dgfaillock", "--reset")
     with session(host, "p3dgfaillock", password, before=before) as (_, answer):
         assert answer.startswith("+OK")
@@ -200,7 +200,8 @@ def test_many_groups(host):
     mail = host.run("stat", "-c", "%g", "/var/mail").stdout.strip()
     assert sorted(seen["Groups"]) == sorted(every)
     assert seen["Uid"] == [uid] * 4
-    assert seen["Gid"] == [own, own, mail, own]     # real, effective, saved, fs
+    # real, effective, saved, for files
+    assert seen["Gid"] == [own, own, mail, own]
     for capabilities in "CapInh", "CapPrm", "CapEff", "CapAmb":
         assert int(seen[capabilities][0], 16) == 0
     assert seen["NoNewPrivs"] == ["1"]
@@ -331,5 +332,5 @@ def test_an_ordinary_users_pop3d_serves_nobody_else(host):
         "auth required pam_permit.so\naccount required pam_permit.so\n")
     as_user = ("runuser", "-u", "p3dgserver", "--")
     for before in as_user, (*under("/etc/pam.d/permit"), *as_user):
-        with session(host, "p3dgother", password, before=before) as (_, answer):
-            assert answer.startswith("-ERR [AUTH]")
+        with session(host, "p3dgother", password, before=before) as (_, said):
+            assert said.startswith("-ERR [AUTH]")

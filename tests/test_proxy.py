@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from harness import (LOGIN, PASSWORD, STUB, USER, Session, mail, needs,
-                     needs_root, talk, wait_for)
+from harness import (LOGIN, STUB, USER, Session, mail, needs, needs_root, talk,
+                     wait_for)
 from host import ETC, SBIN, Host, link
 
 LONGEST = b"PROXY UNKNOWN " + b"f" * (107 - 16) + b"\r\n"
@@ -64,7 +64,8 @@ def test_the_line_tells_the_client(drop, line, ip):
     b"PROXY \r\n",
     b"PROXY UNKNOWNX\r\n",
     b"PROXYUNKNOWN\r\n",
-    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\7\xc0\0\2\1\xdc\4\3\xe3",  # v2
+    # version 2
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\7\xc0\0\2\1\xdc\4\3\xe3",
     b"CAPA\r\n",
     b"GET / HTTP/1.1\r\n",
 ])
@@ -114,7 +115,7 @@ def test_in_clear_the_clients_address_counts(drop, address, taken):
 
 @needs_root
 @needs("haproxy", "inetd", "curl", "openssl")
-def test_haproxy_ends_tls(tmp_path):
+def test_haproxy_ends_tls():
     """With the configuration and the inetd line of etc/haproxy.cfg."""
     conf = (ETC / "haproxy.cfg").read_text()
     line, = re.findall(r"^#\s+(1110\tstream.*)", conf, re.M)
@@ -150,7 +151,7 @@ def test_haproxy_ends_tls(tmp_path):
 
 @pytest.fixture
 def hosts():
-    """Two hosts with the same accounts, spool, and a mailbox of three mails."""
+    """Two hosts with the same accounts and spool, and a mailbox there."""
     with Host() as one, Host(like=one) as other:
         password = one.account("p3dgshared")
         mailbox = one.deliver("p3dgshared", 3)
@@ -198,7 +199,7 @@ def test_a_killed_session_holds_nothing(hosts):
         assert answer.startswith(b"+OK 3 ")
         assert first.cmd("DELE 1").startswith(b"+OK")
         number = one.log(r"pop3d\[(\d+)\]: login: user=<p3dgshared>")[1]
-        one.run("kill", "-KILL", number)
+        one.run("sh", "-c", f"kill -KILL {number}")
         assert first.rest() == b""
 
         def second():
@@ -213,7 +214,7 @@ def test_a_killed_session_holds_nothing(hosts):
 @needs_root
 @needs("strace")
 def test_one_host_completes_what_another_began(hosts):
-    """Killed in the middle of UPDATE, with the mailbox and a lock half done."""
+    """Killed in the middle of UPDATE: half a mailbox, and a lock."""
     one, other, password, mailbox = hosts
     whole = mailbox.read_bytes()
     kill = ("strace", "-o", "/dev/null", "-P", "/var/mail/p3dgshared",

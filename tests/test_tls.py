@@ -37,9 +37,8 @@ def inetd(host, port, mark):
     """inetd with that line of inetd.conf alone."""
     line, = re.findall(f"^#?(.*{mark}.*)", (ETC / "inetd.conf").read_text(),
                        re.M)
-    conf = f"/etc/inetd-{len(line)}.conf"
-    host.path(conf).write_text(f"{line}\n")
-    host.serve(port, "/usr/sbin/inetd", "-i", conf)
+    host.run("tee", "/run/inetd.conf", input=f"{line}\n")
+    host.serve(port, "/usr/sbin/inetd", "-i", "/run/inetd.conf")
 
 
 def systemd(host, port, mark):
@@ -222,7 +221,7 @@ def sites(certificates):
 
 @pytest.fixture(scope="module")
 def table(request):
-    """What came of each wrapper, superserver and client, printed at the end."""
+    """What came of each combination; printed at the end."""
     results = {}
     yield results
     rows = [("TLS by", "under", *NAMES)]
@@ -268,7 +267,7 @@ def test_refusals_show_the_client_behind_every_wrapper(sites):
     def refused(site):
         with pytest.raises(AssertionError, match="denied"):
             curl(site.client, site.port, "p3dgcurl", "wrong")
-        failure = site.server.log("pop3d.* login failed: user=<p3dgcurl> .*")[0]
+        failure = site.server.log("login failed: user=<p3dgcurl> .*")[0]
         assert f" ip={CLIENT} " in failure and " tls=yes " in failure
         pam = site.server.log(r"pam_unix\(pop3d:auth\): auth.* failure.*")[0]
         assert f" tty=pop3 ruser= rhost={CLIENT} " in pam

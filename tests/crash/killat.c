@@ -17,8 +17,8 @@
 /*
  * Run a command and do something to one of its system calls:
  *
- *	killat [-w] [-a action] [-n number] [-m marker] [-l list]
- *	    [-t seconds] command ...
+ *	killat [-w] [-a action] [-n number] [-m marker] [-l list] [-t seconds]
+ *	    [-d milliseconds] command ...
  *
  * Calls are counted from 1, or, with -m, after the read(2) from descriptor 0
  * that brought in the marker.  To call -n this is done:
@@ -31,6 +31,8 @@
  *		the break where it is
  * Sleeping costs no time: the sleeping calls return at once; or, with -w, they
  * are not wanted: the command is killed and the exit status is 98.
+ * With -d they do, and before each call that changes a file there is a delay:
+ * what another process can do in between, it does.
  * -l writes a line for every call counted: its number, its first argument.
  * After -t seconds (default 20) the command is killed and the exit status is
  * 99; otherwise it is the command's, or 128 and the signal's number.
@@ -137,6 +139,13 @@ is_sleep(const struct user_regs_struct *regs)
 	    regs->orig_rax == SYS_clock_nanosleep;
 }
 
+static bool
+is_change(const struct user_regs_struct *regs)
+{
+	return regs->orig_rax == SYS_pwrite64 || regs->orig_rax == SYS_fsync ||
+	    regs->orig_rax == SYS_ftruncate;
+}
+
 /*
  * Carry out the call that the child has entered with another number or other
  * arguments, which then are what they were.
@@ -189,13 +198,16 @@ main(int argc, char *argv[])
 	const char		*action = "kill", *marker = NULL;
 	long			 count = 0, number = 0;
 	bool			 counting, sleeps = true;
-	unsigned int		 seconds = 20;
+	unsigned int		 delay = 0, seconds = 20;
 	int			 ch, status;
 
-	while ((ch = getopt(argc, argv, "+a:n:m:l:t:w")) != -1)
+	while ((ch = getopt(argc, argv, "+a:d:n:m:l:t:w")) != -1)
 		switch (ch) {
 		case 'a':
 			action = optarg;
+			break;
+		case 'd':
+			delay = (unsigned int)atoi(optarg);
 			break;
 		case 'n':
 			number = atol(optarg);
@@ -253,6 +265,10 @@ main(int argc, char *argv[])
 					kill_child();
 			} else
 				instead(&regs, -atol(action));
+		} else if (delay > 0) {
+			if (is_change(&regs))
+				usleep(delay * 1000);
+			resume();
 		} else if (is_sleep(&regs)) {
 			if (!sleeps)
 				stop(98);

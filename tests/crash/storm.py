@@ -107,11 +107,12 @@ DELIVERERS = {                          # the command that must be there, and ho
     "putmail": ("putmail", putmail),
 }
 
-# Who can be let loose together without harm or a standstill when there is no server at all: those that take the dotlock first,
-# those that take fcntl first (sendmail's then waits for the dotlock), and two kinds that respect nobody else's lock.
+# Who can be let loose together without harm or a standstill when there is no server at all: those that take the dotlock first.
+# sendmail's waits for the dotlock while it holds fcntl, the others respect one kind of lock or none.
 GROUPS = {
     "dotlock": ["procmail", "maildrop", "mail.local of OpenSMTPD", "local of Postfix", "dotlockfile and cat"],
-    "fcntl": ["mail.local of sendmail", "fcntl and write"],
+    "sendmail": ["mail.local of sendmail"],
+    "fcntl": ["fcntl and write"],
     "flock": ["flock and write"],
     "putmail": ["putmail"],
 }
@@ -200,11 +201,15 @@ class Account:
         return name
 
 
+STAY = 4                                # so many of the last messages are left alone: UPDATE has to move them
+
+
 def use(server, user, rng, book):
     """One session, of some kind."""
     kind = rng.choice(("poll", "look", "drain", "drain", "drain", "drop", "kill"))
     env = {"POP3D_STUB_USER": user.name, "POP3D_STUB_UID": str(user.uid)}
-    with Session.run(server, "-p", "-d", "-m", user.path, env=env) as session:
+    slow = [lab.KILLAT, "-d", "10"] if kind in ("drain", "kill") else []    # a wide window for what others may do in it
+    with Session.run(*slow, server, "-p", "-d", "-m", user.path, env=env) as session:
         if not session.login(user.name, PASSWORD).startswith(b"+OK"):
             book.sessions["login refused"] += 1
             return
@@ -213,8 +218,8 @@ def use(server, user, rng, book):
             assert len(session.multi("LIST")[1]) == len(session.multi("UIDL")[1]) == count
             chosen = []
         else:
-            most = rng.choice((1, 1, 2, count))
-            chosen = sorted(rng.sample(range(1, count), min(most, count - 1))) if count else []     # UPDATE then has to move the last
+            old = range(1, count - STAY + 1)
+            chosen = sorted(rng.sample(old, min(len(old), rng.choice((1, 2, 10)))))
         fetched, seen = [], set()
         for number in chosen:
             status, lines = session.multi(f"RETR {number}")
@@ -258,6 +263,7 @@ def storm(names, seconds, server=lab.SERVERS[0], workers=1, report=print):
             worker.start()
         while server and results.qsize() < len(crew) and not book.damaged:
             use(server, user, rng, book)
+            time.sleep(rng.uniform(0, 0.1))
         told = [results.get(timeout=seconds + 600) for _ in crew]
         for worker in crew:
             worker.join()

@@ -18,11 +18,13 @@
 /*
  * Any file as a mailbox: mailbox.c finds in it what the reference finds.
  *
- * Input: an octet, and the mailbox.  The octet tells how much of the mailbox
- * is there in a first session; the rest is delivered after it, and the third
- * session finds nothing new.
+ * Input: an octet, a number of two, and the mailbox.  The octet tells how much
+ * of the mailbox is there in a first session; the rest is delivered after it,
+ * and the third session finds nothing new.  The number is the length of a line
+ * in a message put in front, so that any place can be where a buffer ends.
  */
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -106,21 +108,40 @@ session(const char *path, const char *box, size_t size)
 	reference_free(&want);
 }
 
+/* A message in front of the mailbox, with a line of so many octets. */
+static size_t
+put_in_front(char *box, size_t octets)
+{
+	char *p = box;
+
+	if (octets == 0)
+		return 0;
+	p += sprintf(p, "From a@example.org Thu Nov  5 10:00:00 2026\n\n");
+	memset(p, 'x', octets);
+	p += octets;
+	p += sprintf(p, "\n\n");
+	return (size_t)(p - box);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	const char *path = scratch("box"), *box;
-	size_t first;
+	static char box[32768];
+	struct input in = { data, size };
+	const char *path = scratch("box");
+	size_t now = take_octet(&in), all;
 
-	if (size == 0)
+	all = put_in_front(box, take_number(&in, 8192));
+	if (all + in.left > sizeof(box))
 		return 0;
-	box = (const char *)data + 1;
-	first = --size * data[0] / 255;
+	memcpy(box + all, in.next, in.left);
+	all += in.left;
+	now = all * now / 255;
 	unlink(scratch(".box.pop3d"));
-	put_file(path, box, first);
-	session(path, box, first);
-	append_file(path, box + first, size - first);
-	session(path, box, size);
-	session(path, box, size);
+	put_file(path, box, now);
+	session(path, box, now);
+	append_file(path, box + now, all - now);
+	session(path, box, all);
+	session(path, box, all);
 	return 0;
 }

@@ -19,8 +19,8 @@
  * Anything as side file in front of a mailbox, and a session that deletes
  * nothing.  mailbox.c is a part of this file, for its records and checksums.
  *
- * Input: an octet for the kind of side file, one for the mailbox, and what
- * the side file is made of.
+ * Input: octets for the kind of side file, the size of the data area, and the
+ * mailbox; then what the side file is made of.
  */
 
 #include "mailbox.c"
@@ -29,7 +29,7 @@
 
 #include "fuzz.h"
 
-enum kind { ANYTHING, WRONG_SUMS, RIGHT_SUMS, INDEX, KINDS };
+enum kind { ANYTHING, INDEX, NOT_WHOLE, WRONG_SUMS, RIGHT_SUMS, KINDS };
 
 static char		 box[16 * 1024];
 static size_t		 box_size;
@@ -128,9 +128,9 @@ any_offset(struct input *in)
 	return take_octet(in) % 16 == 0 ? -n : n % ((int64_t)box_size + 2);
 }
 
-/* A record that says it is whole; sums: what it says of the mailbox is so. */
+/* A record that is wrong in the way that kind says. */
 static struct record
-forge_record(struct input *in, bool right)
+forge_record(struct input *in, enum kind kind)
 {
 	struct record rec = { .magic = RECORD_MAGIC };
 	struct maildrop this = { .fd = open(scratch("box"), O_RDONLY) };
@@ -140,7 +140,7 @@ forge_record(struct input *in, bool right)
 	rec.sequence = take_number(in, 65536) + 1;
 	rec.state = take_octet(in) % 4;
 	rec.w = any_offset(in);
-	rec.r = any_offset(in);
+	rec.r = take_octet(in) % 8 == 0 ? rec.w : any_offset(in);
 	rec.n = take_octet(in) % 2 ? any_offset(in) : 0;
 	rec.next = any_offset(in);
 	rec.device = st.st_dev;
@@ -148,9 +148,11 @@ forge_record(struct input *in, bool right)
 	rec.size = st.st_size;
 	if (rec.w >= 0 && rec.r >= rec.w && rec.next >= 0)
 		record_sums(&this, &rec);
-	if (!right)
+	if (kind == WRONG_SUMS)
 		rec.behind ^= take_number(in, 65535) + 1;
 	rec.self = self_sum(&rec);
+	if (kind == NOT_WHOLE)
+		rec.self ^= take_number(in, 65535) + 1;
 	close(this.fd);
 	return rec;
 }
@@ -192,9 +194,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memset(side, 0, sizeof(side));
 	kind = take_octet(&in) % KINDS;
+	fuzz_area = take_octet(&in) % 3 * 4096;
 	write_mailbox(take_octet(&in) % 8);
-	if (kind == WRONG_SUMS || kind == RIGHT_SUMS) {
-		rec = forge_record(&in, kind == RIGHT_SUMS);
+	if (kind >= NOT_WHOLE) {
+		rec = forge_record(&in, kind);
 		memcpy(side + (take_octet(&in) & SIDE_SLOTS), &rec,
 		    sizeof(rec));
 	} else if (kind == INDEX)
@@ -203,7 +206,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (kind == ANYTHING) {
 		memcpy(side, in.next, left);
 		side_size = left;
-	} else if (left > 0 && kind != INDEX) {
+	} else if (left > 0 && kind >= NOT_WHOLE) {
 		memcpy(side + SIDE_DATA, in.next, left);
 		side_size = SIDE_DATA + left;
 	}
@@ -216,6 +219,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		/* FALLTHROUGH */
 	case ANYTHING:
 	case INDEX:
+	case NOT_WHOLE:
 		CHECK(good);
 		CHECK(mailbox_is_as_it_was(box_size));
 		break;

@@ -29,7 +29,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -377,8 +376,6 @@ compare(const struct mails *before, uint32_t deleted, const struct mails *after,
 static void
 end(bool killed)
 {
-	static sigset_t none;
-
 	if (!killed)
 		maildrop_close(&drop);
 	else {
@@ -387,7 +384,6 @@ end(bool killed)
 		close(drop.side);
 		close(drop.dir);
 	}
-	sigprocmask(SIG_SETMASK, &none, NULL);
 	free(drop.messages);
 	free(drop.ids);
 	memset(&drop, 0, sizeof(drop));
