@@ -57,7 +57,7 @@
 #define LOGIN_TRIES	3
 #define BAD_MAX		20		/* bad commands in a row */
 #define LOGGED_OCTETS	64		/* of a stranger's text */
-#define REST		-1		/* the argument is the rest of line */
+#define REST		(-1)		/* the argument is the rest of line */
 
 enum state { AUTHORIZATION, TRANSACTION, UPDATE, END };
 

@@ -46,8 +46,8 @@
 
 #include "pop3d.h"
 
-#define MATRIX		"auth required %1$s/pam_matrix.so passdb=%2$s/passdb\n" \
-			"account required %1$s/pam_matrix.so passdb=%2$s/passdb\n"
+#define MATRIX	"auth required %1$s/pam_matrix.so passdb=%2$s/passdb\n" \
+	"account required %1$s/pam_matrix.so passdb=%2$s/passdb\n"
 #define SPOOL_GID	8
 
 static char dir[] = "/tmp/auth_test.XXXXXX";

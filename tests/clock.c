@@ -15,9 +15,8 @@
  */
 
 /*
- * Linked with --wrap=futimens: what is touched is touched at the number of
- * seconds in the file $POP3D_STUB_CLOCK.  If that is a FIFO, touching waits
- * until somebody tells the time.
+ * Linked with --wrap=futimens: what is touched now is touched at the number of
+ * seconds in the file $POP3D_STUB_CLOCK.
  */
 
 #include <sys/stat.h>

@@ -31,7 +31,19 @@ root=$1
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 init='' client=''
-trap 'kill -KILL $init $client; rm -rf "$work"' EXIT
+mkdir "$work/cgroup"
+trap cleanup EXIT
+
+cleanup() {
+	# shellcheck disable=SC2086	# one of them may not be there yet
+	[ -z "$init$client" ] || kill -KILL $init $client
+	wait
+	mount -t cgroup2 none "$work/cgroup"
+	[ ! -d "$work/cgroup/pop3d-fresh" ] ||
+	    find "$work/cgroup/pop3d-fresh" -depth -type d -exec rmdir {} +
+	umount "$work/cgroup"
+	rm -rf --one-file-system "$work"
+}
 
 # Lines of README that are indented, after the first line that matches.
 block() {
@@ -96,7 +108,6 @@ sh "$here/fresh.sh" ${tar:+-t "$tar"} "$root" 'apt-get update &&
 	exit 1
 }
 
-mkdir "$work/cgroup"
 mount -t cgroup2 none "$work/cgroup"
 mkdir -p "$work/cgroup/pop3d-fresh"
 # shellcheck disable=SC2016	# for the inner shells

@@ -2,8 +2,8 @@
 
 In it pop3d is installed, /etc, /home, /var/mail, /run and /dev/log are its
 own, and so are its network and its processes: what etc/ holds can be used as
-it stands, with its paths and ports, accounts are made by useradd, and all of it
-is gone with the host.  Needs root.
+it stands, with its paths and ports, accounts are made by useradd, and all of
+it is gone with the host.  Needs root.
 """
 
 import contextlib

@@ -137,17 +137,17 @@ def test_faillock_counts_our_refusals(host):
     """After two wrong passwords the right one is refused, like a third."""
     password = host.account("p3dgfaillock")
     host.path("/etc/pop3d.pam.faillock").write_text("""
-auth	required		pam_faillock.so preauth deny=2 unlock_time=never
-auth	[success=1 default=bad]	pam_unix.so
-auth	[default=die]		pam_faillock.so authfail deny=2 unlock_time=never
-auth	required		pam_permit.so
-account	required		pam_faillock.so
-account	required		pam_unix.so
+auth required pam_faillock.so preauth deny=2 unlock_time=never
+auth [success=1 default=bad] pam_unix.so
+auth [default=die] pam_faillock.so authfail deny=2 unlock_time=never
+auth required pam_permit.so
+account required pam_faillock.so
+account required pam_unix.so
 """)
     before = under("/etc/pop3d.pam.faillock")
-    with session(host, "p3dgfaillock", "wrong", before=before) as (pop, answer):
+    with session(host, "p3dgfaillock", "no", before=before) as (pop, answer):
         assert answer.startswith("-ERR [AUTH]")
-        for one in "wrong", password:
+        for one in "no", password:
             assert pop.cmd("USER p3dgfaillock").startswith(b"+OK")
             assert pop.cmd(f"PASS {one}").decode() == answer
     host.run("faillock", "--user", "p3dgfaillock", "--reset")
