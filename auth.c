@@ -49,7 +49,7 @@ struct credentials {
 	const char	*pass;
 };
 
-static enum auth	 ask_pam(const struct credentials *, const char *,
+static enum auth	 ask_pam(struct credentials *, const char *,
 			    const char **);
 static int		 set_items(pam_handle_t *, const char *);
 static enum auth	 verdict(int);
@@ -93,9 +93,9 @@ auth_user(const char *user, const char *pass, const char *peer,
 
 /* The whole life of a PAM handle. */
 static enum auth
-ask_pam(const struct credentials *cred, const char *peer, const char **why)
+ask_pam(struct credentials *cred, const char *peer, const char **why)
 {
-	struct pam_conv conv = { conversation, (void *)(uintptr_t)cred };
+	struct pam_conv conv = { conversation, cred };
 	pam_handle_t *pam = NULL;
 	enum auth result;
 	int error;
@@ -147,8 +147,7 @@ set_items(pam_handle_t *pam, const char *peer)
 {
 	int error;
 
-	error = pam_set_item(pam, PAM_FAIL_DELAY,
-	    (const void *)(uintptr_t)no_delay);
+	error = pam_set_item(pam, PAM_FAIL_DELAY, (const void *)no_delay);
 	if (error == PAM_SUCCESS)
 		error = pam_set_item(pam, PAM_TTY, "pop3");
 	if (error == PAM_SUCCESS && peer != NULL)

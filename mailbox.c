@@ -335,16 +335,14 @@ kernel_lock(int fd, short type)
 static void
 break_dotlock(struct maildrop *drop, const struct stat *judged)
 {
-	char aside[sizeof(drop->hitch_name) + sizeof(".stale")];
 	struct stat st;
 
-	snprintf(aside, sizeof(aside), "%s.stale", drop->hitch_name);
 	use_gid(drop->spool);
-	if (renameat(drop->dir, drop->lock_name, drop->dir, aside) == 0 &&
-	    fstatat(drop->dir, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	if (renameat(drop->dir, drop->lock_name, drop->dir, drop->stale_name) == 0 &&
+	    fstatat(drop->dir, drop->stale_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    ((same_file(&st, judged) && st.st_mtime == judged->st_mtime) ||
-	    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0))
-		unlinkat(drop->dir, aside, 0);
+	    linkat(drop->dir, drop->stale_name, drop->dir, drop->lock_name, 0) == 0))
+		unlinkat(drop->dir, drop->stale_name, 0);
 	use_gid(getgid());
 }
 
@@ -1870,32 +1868,47 @@ maildrop_update(struct maildrop *drop)
 
 /* ---- the side file ---- */
 
+static bool
+is_ours(const struct stat *st)
+{
+	return S_ISREG(st->st_mode) && st->st_uid == geteuid();
+}
+
 /*
  * The side file holds the session lock, the records and data area of UPDATE,
- * and the index.
+ * and the index.  1: it is open; 0: there can be none, or it can only be read,
+ * and drop->why says why; -1: nobody knows what its record would say.
  */
 static int
 open_side_file(struct maildrop *drop)
 {
 	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	struct stat st;
-	int result = 0;
 
 	use_gid(drop->spool);
 	drop->side = openat(drop->dir, drop->side_name,
 	    O_RDWR | O_CREAT | flags, 0600);
 	use_gid(getgid());
-	if (drop->side == -1) {		/* can its record be read, at least? */
-		result = fail(drop, errno, "cannot open the side file");
+	if (drop->side == -1) {
+		fail(drop, errno, "side file: %s", strerror(errno));
+		if (fstatat(drop->dir, drop->side_name, &st,
+		    AT_SYMLINK_NOFOLLOW) == -1)
+			return errno == ENOENT ? 0 : -1;
+		if (!is_ours(&st))
+			return 0;
 		drop->side = openat(drop->dir, drop->side_name,
 		    O_RDONLY | flags);
+		return drop->side == -1 ? -1 : 0;
 	}
-	if (drop->side != -1 && (fstat(drop->side, &st) == -1 ||
-	    check_file(drop, "side file", &st) == -1)) {
+	if (fstat(drop->side, &st) == -1)
+		return fail(drop, errno, "cannot look at the side file");
+	if (check_file(drop, "side file", &st) == 0)
+		return 1;
+	if (!is_ours(&st)) {
 		close(drop->side);
-		drop->side = result = -1;
+		drop->side = -1;
 	}
-	return result;
+	return 0;
 }
 
 /*
@@ -1948,9 +1961,7 @@ set_side_aside(struct maildrop *drop)
 	snprintf(drop->note, sizeof(drop->note), "mailbox was changed by "
 	    "another program after an UPDATE was cut short; the side file is "
 	    "kept as %.100s", aside);
-	n = open_side_file(drop);
-	if (n == 0)
-		n = session_lock(drop);
+	n = open_side_file(drop) == 1 ? session_lock(drop) : -1;
 	close(old);
 	return n;
 }
@@ -2071,6 +2082,8 @@ open_directory(struct maildrop *drop, const char *path)
 	    drop->name);
 	snprintf(drop->hitch_name, sizeof(drop->hitch_name), ".%s.pop3d.lock",
 	    drop->name);
+	snprintf(drop->stale_name, sizeof(drop->stale_name),
+	    ".%s.pop3d.lock.stale", drop->name);
 	snprintf(drop->lock_name, sizeof(drop->lock_name), "%s.lock",
 	    drop->name);
 	return 0;
@@ -2093,7 +2106,11 @@ open_hitch(struct maildrop *drop)
 		if (fstatat(drop->dir, drop->lock_name, &held,
 		    AT_SYMLINK_NOFOLLOW) == 0 && same_file(&left, &held))
 			break_dotlock(drop, &held);
-		remove_name(drop, drop->hitch_name);
+		remove_name(drop, drop->stale_name);
+		/* While it has another name it says whose that is. */
+		if (fstatat(drop->dir, drop->hitch_name, &left,
+		    AT_SYMLINK_NOFOLLOW) == 0 && left.st_nlink == 1)
+			remove_name(drop, drop->hitch_name);
 	}
 	use_gid(drop->spool);
 	drop->hitch = openat(drop->dir, drop->hitch_name, O_RDWR | O_CREAT |
@@ -2111,19 +2128,26 @@ open_hitch(struct maildrop *drop)
 static int
 open_side(struct maildrop *drop)
 {
-	while (open_side_file(drop) == 0) {
-		if (session_lock(drop) == -1)
+	int n, tries;
+
+	for (tries = 0; tries < 10; tries++) {
+		if ((n = open_side_file(drop)) == -1)
 			return -1;
-		if (is_name_of(drop, drop->side_name, drop->side)) {
+		if (n == 1 && session_lock(drop) == -1)
+			return -1;
+		if (n == 1 && is_name_of(drop, drop->side_name, drop->side)) {
 			if (open_hitch(drop) == 0)
 				return 0;
-			break;
+			n = 0;
+		}
+		if (n == 0) {
+			drop->writable = false;
+			strlcpy(drop->note, drop->why, sizeof(drop->note));
+			return 0;
 		}
 		close(drop->side);	/* it was set aside as we came */
 	}
-	drop->writable = false;
-	strlcpy(drop->note, drop->why, sizeof(drop->note));
-	return 0;
+	return fail(drop, EAGAIN, "the side file is being replaced");
 }
 
 /* Once, and never again: a POSIX lock would go with any close of the file. */

@@ -168,6 +168,9 @@ end_session(const char *reason)
 	char user[4 * LOGGED_OCTETS + 1];
 	long long seconds = (long long)(time(NULL) - session.began);
 
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGINT, SIG_IGN);
 	maildrop_close(&drop);
 	if (session.state == AUTHORIZATION || session.state == END)
 		syslog(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
@@ -191,9 +194,6 @@ static void
 on_signal(int sig)
 {
 	signal(SIGALRM, SIG_DFL);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGINT, SIG_IGN);
 	alarm(2);
 	end_session(sig != SIGALRM ? "signal" :
 	    session.state == AUTHORIZATION ? "timeout" : "autologout");

@@ -133,6 +133,7 @@ struct maildrop {
 	char		 name[200];	/* of the mailbox in dir */
 	char		 side_name[NAME_MAX + 1];
 	char		 hitch_name[NAME_MAX + 1];
+	char		 stale_name[NAME_MAX + 1];
 	char		 lock_name[NAME_MAX + 1];
 	int		 dir;		/* descriptors, or -1 */
 	int		 fd;

@@ -39,8 +39,13 @@ cleanup() {
 	[ -z "$init$client" ] || kill -KILL $init $client
 	wait
 	mount -t cgroup2 none "$work/cgroup"
-	[ ! -d "$work/cgroup/pop3d-fresh" ] ||
-	    find "$work/cgroup/pop3d-fresh" -depth -type d -exec rmdir {} +
+	# The last of its processes takes a moment to end.
+	tries=0
+	while [ -d "$work/cgroup/pop3d-fresh" ] && [ $((tries += 1)) -lt 60 ]
+	do
+		find "$work/cgroup/pop3d-fresh" -depth -type d \
+		    -exec rmdir {} + 2>/dev/null || sleep 1
+	done
 	umount "$work/cgroup"
 	rm -rf --one-file-system "$work"
 }

@@ -1,8 +1,8 @@
-"""The index in the side file spares the reading, and never makes an answer wrong.
+"""The index in the side file spares the reading and makes no answer wrong.
 
 Right is what a session without a side file answers, for it must read the
-mailbox.  CLOCK is the stub with small limits; its clock, which is the file system's, is
-set by the tests.
+mailbox.  CLOCK is the stub with small limits and a clock that the tests set; it
+goes by the file system's, so it is set by touching.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ def reads(drop, data=POLL_IDS, command=None):
 
 # ---- it is used ----
 
-def open_for_long(drop):
+def grow_old(drop):
     """Wait until the mailbox has not changed for more than two seconds."""
     wait_for(lambda: time.time() > drop.path.stat().st_ctime + 4)
 
@@ -108,9 +108,7 @@ def test_an_unchanged_mailbox_is_not_read(tmp_path):
     """With the real limits and the real clock."""
     drop = Maildrop(tmp_path / "alice", mailbox(MAILS))
     poll = [STUB, "-p", "-m", drop.path]
-    assert reads(drop, command=poll) > 0
-    assert reads(drop, command=poll) > 0    # it had just changed
-    open_for_long(drop)
+    grow_old(drop)
     assert reads(drop, command=poll) > 0
     assert reads(drop, command=poll) == 0
     drop.deliver(mail(7))
@@ -123,7 +121,7 @@ def test_an_unchanged_mailbox_is_not_read_by_the_real_server():
     with pam_service(), user("p3dhindex", mailbox(MAILS)) as account:
         data = b"USER %b\r\nPASS %b\r\nSTAT\r\nUIDL\r\nQUIT\r\n" % (
             account.name.encode(), account.password.encode())
-        open_for_long(account.maildrop)
+        grow_old(account.maildrop)
         poll = [POP3D, "-p"]
         assert reads(account.maildrop, data, poll) > 0
         assert reads(account.maildrop, data, poll) == 0
@@ -369,8 +367,8 @@ def of_the_same_times(drop, content):
 
 
 def test_the_index_of_another_mailbox_does_not_count(drop):
-    with of_the_same_times(drop, PLAIN.replace(b"\n\nFrom ", b"\n\n>rom ", 5)) \
-            as other:
+    content = PLAIN.replace(b"\n\nFrom ", b"\n\n>rom ", 5)
+    with of_the_same_times(drop, content) as other:
         run(drop, POLL_IDS)
         run(other, POLL_IDS)
         ours, theirs = drop.side.read_bytes(), other.side.read_bytes()

@@ -149,7 +149,7 @@ def main():
 
 
 SHORT = {"first": 24, "bases": 4, "second": 6}
-LONG = {"first": 250, "bases": 8, "second": 30, "parts": 4}
+LONG = {"first": 150, "bases": 6, "second": 20, "parts": 4}
 
 if __name__ == "__main__":
     sys.exit(main())

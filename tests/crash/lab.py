@@ -51,7 +51,7 @@ class Message:
 
 
 MAILBOXES = {                           # sizes of the messages
-    "200 B": lambda rng: [200] * 3000,
+    "200 B": lambda rng: [200] * 1000,
     "mixed": lambda rng: [int(200 * 1500 ** rng.random()) for _ in range(80)],
     "300 KiB": lambda rng: [300 << 10] * 9,
     "full disk": lambda rng: [20_000] + [rng.randrange(200, 60_000) for _ in range(30)],
