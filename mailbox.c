@@ -335,14 +335,15 @@ kernel_lock(int fd, short type)
 static void
 break_dotlock(struct maildrop *drop, const struct stat *judged)
 {
+	const char *aside = drop->stale_name;
 	struct stat st;
 
 	use_gid(drop->spool);
-	if (renameat(drop->dir, drop->lock_name, drop->dir, drop->stale_name) == 0 &&
-	    fstatat(drop->dir, drop->stale_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	if (renameat(drop->dir, drop->lock_name, drop->dir, aside) == 0 &&
+	    fstatat(drop->dir, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    ((same_file(&st, judged) && st.st_mtime == judged->st_mtime) ||
-	    linkat(drop->dir, drop->stale_name, drop->dir, drop->lock_name, 0) == 0))
-		unlinkat(drop->dir, drop->stale_name, 0);
+	    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0))
+		unlinkat(drop->dir, aside, 0);
 	use_gid(getgid());
 }
 
@@ -1298,20 +1299,18 @@ load_ids(struct maildrop *drop)
 void
 maildrop_index(struct maildrop *drop)
 {
-	size_t size = index_size(drop->count), i;
+	size_t size = index_size(drop->count);
 	size_t ids = drop->ids == NULL ? 0 :
 	    drop->count * sizeof(*drop->ids);
 	struct index x;
 	struct stat now;
 
-	if (!drop->writable || !drop->settled || drop->fd == -1 ||
+	if (!drop->writable || drop->fd == -1 ||
 	    drop->seen.st_size < INDEX_MIN ||
 	    (drop->indexed && (ids == 0 || drop->ids_indexed)) ||
 	    sizeof(x) + size + ids > DATA_AREA_MAX ||
 	    fstat(drop->fd, &now) == -1 || !is_unchanged(drop, &now))
 		return;
-	for (i = 0; i < drop->count; i++)
-		drop->messages[i].flags &= (uint16_t)~MSG_DELETED;
 	index_stamp(&x, &drop->seen);
 	x.count = drop->count;
 	x.messages = digest_of(drop->messages, size);

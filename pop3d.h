@@ -184,8 +184,8 @@ int maildrop_scan(struct maildrop *drop);
  */
 int maildrop_ids(struct maildrop *drop);
 
-/* Write message n's unique-id, a string, to id (UNIQUE_ID_SIZE bytes). */
-void unique_id(const struct maildrop *drop, size_t n, char *id);
+/* Write message n's unique-id, a string, to text (UNIQUE_ID_SIZE bytes). */
+void unique_id(const struct maildrop *drop, size_t n, char *text);
 
 /*
  * Whether message n (from 0) is still in the mailbox where it was and as it

@@ -63,7 +63,8 @@ class Host:
         self.syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.syslog.bind(str(self.root / "log"))
         (self.root / "log").chmod(0o666)
-        threading.Thread(target=self.read_syslog, daemon=True).start()
+        self.reader = threading.Thread(target=self.read_syslog, daemon=True)
+        self.reader.start()
         self.init = subprocess.Popen(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child",
              "sh", "-ec", SETUP, self.disk, self.root / "log"],
@@ -90,13 +91,15 @@ class Host:
         self.init.wait()
         self.init.stdin.close()
         self.init.stdout.close()
+        # Else the thread could go on with the next socket of that number.
+        self.syslog.shutdown(socket.SHUT_RDWR)
+        self.reader.join()
         self.syslog.close()
         shutil.rmtree(self.root)
 
     def read_syslog(self):
-        with contextlib.suppress(OSError):
-            while line := self.syslog.recv(1 << 16):
-                self.lines.append(line.decode(errors="replace"))
+        while line := self.syslog.recv(1 << 16):
+            self.lines.append(line.decode(errors="replace"))
 
     def log(self, pattern):
         """Wait for a line of the log that matches: its match."""

@@ -77,7 +77,7 @@ def try_point(drop, server, deleted, point, second):
     """One crash, with and without a delivery after it: how many second kills were tried."""
     number, action = point
     commands = [*LOGIN, *lab.deletions(deleted), b"QUIT"]
-    mail, tried = lab.Message(9999, 3000, "new"), 0
+    mail, tried = lab.Message(9999, 20_000, "new"), 0   # longer than some holes
     for delivery in None, mail:
         drop.restore()
         status, output = drop.session(server, commands, marker="QUIT", number=number, action=action)
@@ -149,7 +149,7 @@ def main():
 
 
 SHORT = {"first": 24, "bases": 4, "second": 6}
-LONG = {"first": 150, "bases": 6, "second": 20, "parts": 4}
+LONG = {"first": 180, "bases": 4, "second": 12, "parts": 4}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,8 @@
  * Calls are counted from 1, or, with -m, after the read(2) from descriptor 0
  * that brought in the marker.  To call -n this is done:
  *	kill	SIGKILL before it is carried out (the default)
- *	half	a write of half of its bytes, then SIGKILL
+ *	half	a write of half of its bytes, then SIGKILL; of 512 or less an
+ *		eighth, for records are in the first quarter of theirs
  *	short	a read or write of half of its bytes
  *	term	SIGTERM before it
  *	1..4095	it is not carried out and fails with this errno; but a close
@@ -181,13 +182,13 @@ instead(struct user_regs_struct *regs, long result)
 	ptrace(PTRACE_SETREGS, child, NULL, regs);
 }
 
-/* Have a read or write do half of its work. */
+/* Have a read or write do half of its work; or an eighth: a torn record. */
 static void
 by_half(struct user_regs_struct *regs)
 {
 	struct user_regs_struct other = *regs;
 
-	other.rdx /= 2;
+	other.rdx /= other.rdx <= 512 ? 8 : 2;
 	altered(&other, regs);
 }
 

@@ -12,7 +12,6 @@ import collections
 import contextlib
 import fcntl
 import multiprocessing
-import os
 import pathlib
 import random
 import re
