@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install what the tests need, as root: see packages.  Servers among it are not
-# started.
+# Install what the tests need, as root: see packages, or the list named as an
+# argument.  Servers among it are not started.
 
 here=$(dirname "$0")
 guard=/usr/sbin/policy-rc.d
@@ -10,4 +10,4 @@ if [ ! -e $guard ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update || exit
-sed 's/#.*//' "$here/packages" | xargs apt-get install -y --no-install-recommends
+sed 's/#.*//' "${1:-$here/packages}" | xargs apt-get install -y --no-install-recommends
