@@ -89,7 +89,19 @@ def mpop(bob, port, keep):
     return collect(bob, mpop)
 
 
+# getmail 6.18 waits in vain for a delivery that ends before it begins to wait.
+DELIVER = """#!/bin/sh
+tries=0
+until grep -q futex /proc/$PPID/wchan || [ $((tries += 1)) = 100 ]; do
+	sleep 0.1
+done
+cat >$(mktemp in/new/mail.XXXXXX)
+"""
+
+
 def getmail(bob, port, keep):
+    prepare(bob, "deliver", DELIVER)
+    pathlib.Path(bob.home, "deliver").chmod(0o755)
     prepare(bob, "getmailrc", "\n".join([
         "[retriever]",
         "type = SimplePOP3Retriever",
@@ -98,8 +110,8 @@ def getmail(bob, port, keep):
         f"username = {bob.name}",
         f"password = {bob.password}",
         "[destination]",
-        "type = Maildir",
-        f"path = {bob.home}/in/",
+        "type = MDA_external",
+        f"path = {bob.home}/deliver",
         "[options]",
         "read_all = false",
         f"delete = {not keep}",

@@ -242,7 +242,8 @@ main(int argc, char *argv[])
 	}
 	if (waitpid(child, &status, 0) != child || !WIFSTOPPED(status) ||
 	    ptrace(PTRACE_SETOPTIONS, child, NULL,
-	    PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC) == -1)
+	    PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD |
+	    PTRACE_O_TRACEEXEC) == -1)
 		err(100, "ptrace");
 	signal(SIGALRM, hung);
 	alarm(seconds);
