@@ -61,8 +61,8 @@ enum auth {
 };
 
 /*
- * Ask PAM (service "pop3d") whether pass is the password of user and the
- * account may be used.  peer is the client's address, for PAM_RHOST, or NULL.
+ * The AUTHORIZATION state (RFC 1939, section 4): ask PAM, service "pop3d",
+ * whether pass is the password of user and the account may be used.  peer is the client's address, for PAM_RHOST, or NULL.
  * With AUTH_OK *pw is the account: PAM kept the name, it exists, it is not
  * uid 0, and, unless we are root, it is our own; it is getpwnam(3)'s and lives
  * until the next call of that.  Any answer but AUTH_OK is given not sooner than
@@ -100,7 +100,7 @@ enum {				/* message.flags */
 
 struct message {
 	off_t		start;	/* offset of its From_ line in the mailbox */
-	off_t		octets;	/* that RETR sends, before byte-stuffing */
+	off_t		octets;	/* that RETR sends: RFC 1939, section 11 */
 	uint32_t	digest;	/* of its From_ line and header */
 	uint16_t	from;	/* bytes of its From_ line */
 	uint16_t	flags;
@@ -157,9 +157,10 @@ struct maildrop {
 gid_t maildrop_gid(const char *path, const struct passwd *pw);
 
 /*
- * Open the maildrop of the mailbox path: take the session lock (design.md,
- * "The side file"), recover an UPDATE that was cut short, lock the mailbox for
- * the scan.  spool is the gid that maildrop_gid() gave.  A missing mailbox is
+ * Open the maildrop of the mailbox path: take the session lock, which is the
+ * exclusive-access lock of RFC 1939, section 4; recover an UPDATE that was cut
+ * short (pop3d.8, THE SIDE FILE); lock the mailbox for the scan, which blocks
+ * all signals until then.  spool is the gid that maildrop_gid() gave.  A missing mailbox is
  * an empty maildrop.  Returns 0, or -1 with errno and drop->why:
  *	EBUSY	another session has the maildrop: [IN-USE]
  *	EAGAIN	another program has it locked: [IN-USE]
@@ -189,7 +190,8 @@ void unique_id(const struct maildrop *drop, size_t n, char *text);
 
 /*
  * Whether message n (from 0) is still in the mailbox where it was and as it
- * was.  0, or -1 with errno; ESTALE: it is not.
+ * was, so that octets of another are never sent.  0, or -1 with errno; ESTALE:
+ * it is not.
  */
 int message_check(struct maildrop *drop, size_t n);
 
@@ -205,8 +207,8 @@ ssize_t message_read(const struct maildrop *drop, struct reading *,
     char *buf, size_t size);
 
 /*
- * The UPDATE state: remove the messages marked MSG_DELETED, so that it is
- * durable.  Nothing marked: nothing is done.  Blocks all signals meanwhile.
+ * The UPDATE state (RFC 1939, section 6): remove the messages marked
+ * MSG_DELETED, so that it is durable.  Nothing marked: nothing is done.  Blocks all signals meanwhile.
  * Returns 0, or -1 with errno and drop->why; ESTALE: the mailbox was changed by
  * another program.  What was not to be deleted is safe in either case.
  */

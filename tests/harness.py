@@ -209,22 +209,31 @@ def account(name):
     Give names that begin with "p3d".  Home, mailbox and all that pop3d left
     beside it are removed with it.
     """
+    remove_account(name)    # of a run that was killed
     home = tempfile.mkdtemp(prefix=f"{name}-")
     password = secrets.token_urlsafe(12)
-    admin("useradd", "-M", "-d", home, "-s", "/bin/sh", "-U", name)
     try:
+        admin("useradd", "-M", "-d", home, "-s", "/bin/sh", "-U", name)
         admin("chpasswd", input=f"{name}:{password}\n".encode())
         who = pwd.getpwnam(name)
         os.chown(home, who.pw_uid, who.pw_gid)
         yield types.SimpleNamespace(name=name, password=password, home=home,
                                     uid=who.pw_uid, gid=who.pw_gid)
     finally:
-        admin("userdel", "-f", name, stderr=subprocess.DEVNULL)
+        remove_account(name)
         shutil.rmtree(home, ignore_errors=True)
-        spool = pathlib.Path("/var/mail")
-        for left in [spool / name, spool / f"{name}.lock",
-                     *spool.glob(f".{name}.pop3d*")]:
-            left.unlink(missing_ok=True)
+
+
+def remove_account(name):
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return
+    admin("userdel", "-f", name, stderr=subprocess.DEVNULL)
+    spool = pathlib.Path("/var/mail")
+    for left in [spool / name, spool / f"{name}.lock",
+                 *spool.glob(f".{name}.pop3d*")]:
+        left.unlink(missing_ok=True)
 
 
 def admin(*command, **kw):
