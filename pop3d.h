@@ -62,12 +62,13 @@ enum auth {
 
 /*
  * The AUTHORIZATION state (RFC 1939, section 4): ask PAM, service "pop3d",
- * whether pass is the password of user and the account may be used.  peer is the client's address, for PAM_RHOST, or NULL.
- * With AUTH_OK *pw is the account: PAM kept the name, it exists, it is not
- * uid 0, and, unless we are root, it is our own; it is getpwnam(3)'s and lives
- * until the next call of that.  Any answer but AUTH_OK is given not sooner than
- * two seconds after the call, and *why is a few words for the log.  The
- * password is the caller's to wipe; copies made here are wiped here.
+ * whether pass is the password of user and the account may be used.  peer is
+ * the client's address, for PAM_RHOST, or NULL.  With AUTH_OK *pw is the
+ * account: PAM kept the name, it exists, it is not uid 0, and, unless we are
+ * root, it is our own; it is getpwnam(3)'s and lives until the next call of
+ * that.  Any answer but AUTH_OK is given not sooner than two seconds after the
+ * call, and *why is a few words for the log.  The password is the caller's to
+ * wipe; copies made here are wiped here.
  */
 enum auth auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why);
@@ -160,8 +161,9 @@ gid_t maildrop_gid(const char *path, const struct passwd *pw);
  * Open the maildrop of the mailbox path: take the session lock, which is the
  * exclusive-access lock of RFC 1939, section 4; recover an UPDATE that was cut
  * short (pop3d.8, THE SIDE FILE); lock the mailbox for the scan, which blocks
- * all signals until then.  spool is the gid that maildrop_gid() gave.  A missing mailbox is
- * an empty maildrop.  Returns 0, or -1 with errno and drop->why:
+ * all signals until then.  spool is the gid that maildrop_gid() gave.  A
+ * missing mailbox is an empty maildrop.  Returns 0, or -1 with errno and
+ * drop->why:
  *	EBUSY	another session has the maildrop: [IN-USE]
  *	EAGAIN	another program has it locked: [IN-USE]
  *	EPERM	it is not a file of the user's alone: [SYS/PERM]
@@ -208,9 +210,10 @@ ssize_t message_read(const struct maildrop *drop, struct reading *,
 
 /*
  * The UPDATE state (RFC 1939, section 6): remove the messages marked
- * MSG_DELETED, so that it is durable.  Nothing marked: nothing is done.  Blocks all signals meanwhile.
- * Returns 0, or -1 with errno and drop->why; ESTALE: the mailbox was changed by
- * another program.  What was not to be deleted is safe in either case.
+ * MSG_DELETED, so that it is durable.  Nothing marked: nothing is done.
+ * Blocks all signals meanwhile.  Returns 0, or -1 with errno and drop->why;
+ * ESTALE: the mailbox was changed by another program.  What was not to be
+ * deleted is safe in either case.
  */
 int maildrop_update(struct maildrop *drop);
 

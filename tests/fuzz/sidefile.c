@@ -51,7 +51,7 @@ write_mailbox(unsigned int mails)
 	put_file(scratch("box"), box, box_size);
 }
 
-/* What another session set aside, if it did, must be the side file as it was. */
+/* What a session set aside, if it did, must be the side file as it was. */
 static bool
 was_set_aside(const char *side, size_t size)
 {
