@@ -342,7 +342,8 @@ show(const char *what, const struct mails *m)
 {
 	fprintf(stderr, "%s:\n", what);
 	for (size_t i = 0; i < m->drop.count; i++)
-		fprintf(stderr, "  %zu at %zu, %zu octets, separator %zu: %.*s", i,
+		fprintf(stderr,
+		    "  %zu at %zu, %zu octets, separator %zu: %.*s", i,
 		    m->drop.messages[i].start, m->drop.messages[i].size,
 		    m->drop.messages[i].separator,
 		    (int)m->drop.messages[i].from,
@@ -495,7 +496,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	after = look();
 	if (getenv("FUZZ_SHOW") != NULL) {
 		show("before", &before);
-		fprintf(stderr, "deleted %x, update %d, area %u\n", deleted, done,
+		fprintf(stderr,
+		    "deleted %x, update %d, area %u\n", deleted, done,
 		    fuzz_area);
 		show("after", &after);
 	}
