@@ -52,7 +52,7 @@
 static struct {
 	const char	*say;		/* what the client sends */
 	size_t		 left;
-	size_t		 most;		/* octets in one read or write; 0: any */
+	size_t		 most;		/* octets in a read or write; 0: any */
 	const char	*address;	/* in the environment */
 	char		*heard;		/* what the server sent */
 	size_t		 size;
