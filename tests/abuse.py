@@ -44,6 +44,7 @@ bad = []
 
 # systemd as the first process of a container, with the units of etc/.
 SYSTEMD = r"""
+[ -d /sys/fs/cgroup ] || mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir "/sys/fs/cgroup/$1"
 echo 0 >"/sys/fs/cgroup/$1/cgroup.procs"
@@ -72,6 +73,7 @@ exec /lib/systemd/systemd --unit=sockets.target
 ' "$0"
 """
 SYSTEMD_GONE = r"""
+[ -d /sys/fs/cgroup ] || mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 find "/sys/fs/cgroup/$0" -depth -type d -exec rmdir {} +
 """
