@@ -221,7 +221,13 @@ def use(server, user, rng, book):
             chosen = sorted(rng.sample(old, min(len(old), rng.choice((1, 2, 10)))))
         fetched, seen = [], set()
         for number in chosen:
-            status, lines = session.multi(f"RETR {number}")
+            try:
+                status, lines = session.multi(f"RETR {number}")
+            except AssertionError:      # the mailbox changed while it was sent: no termination octet
+                session.process.wait(60)
+                assert "reason=changed" in session.log(), session.log()
+                book.sessions["RETR cut short"] += 1
+                return
             if not status.startswith(b"+OK"):
                 book.sessions["RETR refused"] += 1
                 return
