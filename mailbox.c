@@ -505,6 +505,9 @@ like(const char *w, size_t n, const char *form)
 	return *form == '\0';
 }
 
+#define DAYS	"SunMonTueWedThuFriSat"
+#define MONTHS	"JanFebMarAprMayJunJulAugSepOctNovDec"
+
 /* One of the three-letter names in list. */
 static bool
 named(const char *w, size_t n, const char *list)
@@ -528,6 +531,15 @@ is_zone(const char *w, size_t n)
 	return n >= 1 && n <= 5;
 }
 
+/* Of the 24 bytes at w: the date as nearly all programs write it. */
+static bool
+is_asctime(const char *w)
+{
+	return named(w, 3, DAYS) && w[3] == ' ' && named(w + 4, 3, MONTHS) &&
+	    like(w + 7, 17, w[8] == ' ' ? "  0 00:00:00 0000" :
+	    " 00 00:00:00 0000");
+}
+
 static int
 date_of(const char *p, const char *end)
 {
@@ -536,10 +548,10 @@ date_of(const char *p, const char *end)
 	size_t n;
 
 	n = word(&p, end, &w);
-	if (!named(w, n, "SunMonTueWedThuFriSat"))
+	if (!named(w, n, DAYS))
 		return NO_DATE;
 	n = word(&p, end, &w);
-	if (!named(w, n, "JanFebMarAprMayJunJulAugSepOctNovDec"))
+	if (!named(w, n, MONTHS))
 		return NO_DATE;
 	n = word(&p, end, &w);
 	if (!like(w, n, "0") && !like(w, n, "00"))
@@ -594,6 +606,9 @@ is_from(const struct scan *s, size_t n)
 	if (end[-1] == '\r')
 		end--;
 	p += 5;
+	if (end - p > 25 && *p != ' ' && *p != '\t' && end[-25] == ' ' &&
+	    is_asctime(end - 24))
+		return true;	/* which the rest would find, too, later */
 	if (word(&p, end, &w) == 0)
 		return false;
 	while (p < end && date == NO_DATE) {
