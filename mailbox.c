@@ -41,13 +41,13 @@
 
 #define KIB		1024
 #define PAGE		(4 * KIB)
-#define SCAN_SIZE	(128 * KIB)	/* bytes that the scan reads at once */
+#define SCAN_SIZE	(256 * KIB)	/* bytes that the scan reads at once */
 #define CHECK_SIZE	(16 * KIB)	/* the same, for a single message */
 #define IDS_SIZE	(4 * KIB)	/* and for unique-ids */
 #define COPY_SIZE	(256 * KIB)
-#define ROW		128		/* bytes that the scan counts at once */
+#define ROW		192		/* bytes that the scan counts at once */
 #define LOOK		KIB		/* bytes that tell what a line is */
-#define BACK		4		/* bytes kept before the current one */
+#define BACK		LOOK		/* bytes kept before the current one */
 #define BODY_IN_ID	KIB		/* bytes of the body in a unique-id */
 
 #define SETTLED_SECONDS	2	/* more than the grain of any file's times */
@@ -82,6 +82,7 @@ struct scan {
 	bool		 hiding;	/* the last header line is private */
 	off_t		 octets;
 	unsigned int	 pseudo;
+	size_t		 pending;	/* bytes before next, to be digested */
 	struct digest	 digest;
 };
 
@@ -644,9 +645,9 @@ is_one_of(const char *p, size_t n, const char *const *lines)
 {
 	size_t length;
 
-	for (; *lines != NULL; lines++) {
-		if (((*lines)[0] ^ *p) & 0x1f)	/* most, and quickly */
-			continue;
+	for (; n > 2 && *lines != NULL; lines++) {
+		if ((((*lines)[0] ^ p[0]) | ((*lines)[2] ^ p[2])) & 0x1f)
+			continue;	/* most, and quickly */
 		length = strlen(*lines);
 		if (n >= length && strncasecmp(p, *lines, length) == 0)
 			return true;
@@ -720,7 +721,7 @@ read_more(struct scan *s)
 }
 
 /* How many unread bytes there are: at least LOOK, or all that are left. */
-static ssize_t
+static inline ssize_t
 window(struct scan *s)
 {
 	off_t have = s->last - s->next, left = s->end - s->at;
@@ -737,51 +738,104 @@ consume(struct scan *s, size_t n)
 	s->at += (off_t)n;
 }
 
-/*
- * Consume a line of the header, count its octets, digest it.  Pieces end at
- * LOOK bytes, so the digest doesn't depend on the buffer.
- */
-static int
-take_line(struct scan *s, bool counted, bool digested)
+/* How long the next line is, or the next LOOK bytes of a longer one. */
+static ssize_t
+line(struct scan *s)
 {
+	ssize_t n = window(s);
 	const char *lf;
-	ssize_t n;
-	size_t size;
 
+	if (n <= 0)
+		return n;
+	if (n > LOOK)
+		n = LOOK;
+	lf = memchr(s->next, '\n', (size_t)n);
+	return lf == NULL ? n : lf + 1 - s->next;
+}
+
+/* Consume a line, or part of one, of which n bytes were found. */
+static inline void
+take_line(struct scan *s, size_t n, bool counted)
+{
+	if (counted)
+		s->octets += (off_t)n +
+		    (s->next[n - 1] == '\n' && s->next[n - 2] != '\r');
+	consume(s, n);
+}
+
+static void
+digest_pending(struct scan *s)
+{
+	digest_add(&s->digest, s->next - s->pending, s->pending);
+	s->pending = 0;
+}
+
+/*
+ * The next n bytes belong in the digest.  It is made of as many lines at once
+ * as are not over LOOK bytes, whatever the buffer has of them.
+ */
+static void
+digest_line(struct scan *s, size_t n)
+{
+	if (s->pending + n > LOOK)
+		digest_pending(s);
+	s->pending += n;
+}
+
+/* Consume the From_ line, with which a message and its digest begin. */
+static int
+take_from(struct scan *s)
+{
+	ssize_t n;
+
+	memset(&s->digest, 0, sizeof(s->digest));
+	s->pending = 0;
+	s->octets = 0;
 	do {
-		if ((n = window(s)) <= 0)
+		if ((n = line(s)) <= 0)
 			return n == 0 ? 0 : -1;
-		size = (size_t)n < LOOK ? (size_t)n : LOOK;
-		if ((lf = memchr(s->next, '\n', size)) != NULL)
-			size = (size_t)(lf - s->next) + 1;
-		if (digested)
-			digest_add(&s->digest, s->next, size);
-		if (counted)
-			s->octets += (off_t)size +
-			    (lf != NULL && lf[-1] != '\r');
-		consume(s, size);
-	} while (lf == NULL);
+		digest_line(s, (size_t)n);
+		consume(s, (size_t)n);
+	} while (s->next[-1] != '\n');
 	return 0;
 }
 
 /*
- * Of the ROW bytes at p: how many are an LF without a CR before, which is sent
- * as one octet more; or -1 if one is an LF that "From " may follow.  A plain
- * loop of constant length, for a compiler to make vectors of; a byte counts to
- * ROW.
+ * Where a compiler can, it makes a second version of a loop, for processors
+ * with wider registers, and the loader chooses.
  */
-static int
-row(const char *p)
+#if defined(__x86_64__) && defined(__GLIBC__) && __has_attribute(target_clones)
+#define WIDE	__attribute__((target_clones("avx2", "default")))
+#else
+#define WIDE
+#endif
+
+/*
+ * Consume ROW bytes at a time, up to a row with an LF that "From " may follow.
+ * An LF without a CR before is sent as one octet more.  The inner loop is
+ * plain and of constant length, for a compiler to make vectors of; a byte
+ * counts to ROW.
+ */
+WIDE static void
+skip_rows(struct scan *s)
 {
-	uint8_t bare = 0, from = 0, lf;
+	const char *p;
+	uint8_t bare, from, lf;
 	int i;
 
-	for (i = 0; i < ROW; i++) {
-		lf = p[i] == '\n';
-		bare = (uint8_t)(bare + (lf & (p[i - 1] != '\r')));
-		from |= (uint8_t)(lf & (p[i + 1] == 'F'));
+	for (p = s->next; s->last - p > ROW; p += ROW) {
+		bare = from = 0;
+		for (i = 0; i < ROW; i++) {
+			lf = p[i] == '\n';
+			bare = (uint8_t)(bare + (lf & (p[i - 1] != '\r')));
+			from = (uint8_t)(from + (lf & (p[i + 1] == 'F')));
+		}
+		if (from != 0)
+			break;
+		s->octets += bare;
 	}
-	return from != 0 ? -1 : bare;
+	s->octets += p - s->next;
+	consume(s, (size_t)(p - s->next));
 }
 
 /* The same for up to ROW bytes, line by line; true: "From " may be next. */
@@ -812,15 +866,8 @@ skip_lines(struct scan *s)
 static void
 skip_body(struct scan *s)
 {
-	bool from = false;
-	int bare;
-
-	while (!from && s->next < s->last)
-		if (s->last - s->next > ROW && (bare = row(s->next)) != -1) {
-			s->octets += ROW + bare;
-			consume(s, ROW);
-		} else
-			from = skip_lines(s);
+	while (!skip_lines(s) && s->next < s->last)
+		skip_rows(s);
 }
 
 /* Empty lines in front of the first message are no part of any. */
@@ -841,26 +888,39 @@ skip_empty_lines(struct scan *s)
 }
 
 /*
- * 1: a line of the header is next, and s->hiding says whether it is private;
- * 0: there is none, and an empty line is consumed; -1: trouble.
+ * How long the next line of the header is, or part of it, and s->hiding says
+ * whether it is private; 0: there is none, -1: trouble.
  */
-static int
+static inline ssize_t
 header_line(struct scan *s)
+{
+	ssize_t n = line(s);
+
+	if (n <= 0 || s->next[-1] != '\n')
+		return n;
+	if (empty_line(s->next, (size_t)n) != 0 ||
+	    (*s->next == 'F' && is_from(s, (size_t)n)))
+		return 0;
+	if (!is_continued(s->next))
+		s->hiding = is_private(s->next, (size_t)n);
+	return n;
+}
+
+/* When header_line() found none: consume the empty line, if there is one. */
+static int
+end_header(struct scan *s)
 {
 	ssize_t n = window(s);
 	size_t empty;
 
 	if (n <= 0)
-		return n == 0 ? 0 : -1;
+		return (int)n;
 	if ((empty = empty_line(s->next, (size_t)n)) != 0) {
 		s->octets += 2;
-		consume(s, empty);
 		s->hiding = false;
-		return 0;
+		consume(s, empty);
 	}
-	if (!is_continued(s->next))
-		s->hiding = is_private(s->next, (size_t)n);
-	return 1;
+	return 0;
 }
 
 /* c-client keeps its notes in a message that is none. */
@@ -884,17 +944,16 @@ take_header(struct scan *s, struct message *m)
 
 	m->from = (uint16_t)(s->at - m->start);
 	s->hiding = false;
-	while ((n = window(s)) > 0 &&
-	    (*s->next != 'F' || !is_from(s, (size_t)n)) &&
-	    (n = header_line(s)) == 1) {
+	while ((n = header_line(s)) > 0) {
 		if (s->hiding)
 			m->flags |= MSG_PRIVATE;
 		if (s->first)
-			note_pseudo(s, (size_t)window(s));
-		if (take_line(s, !s->hiding, true) == -1)
-			return -1;
+			note_pseudo(s, (size_t)n);
+		digest_line(s, (size_t)n);
+		take_line(s, (size_t)n, !s->hiding);
 	}
-	return n == -1 ? -1 : 0;
+	digest_pending(s);
+	return n == -1 ? -1 : end_header(s);
 }
 
 static void
@@ -927,11 +986,9 @@ take_message(struct scan *s, struct message *m)
 	ssize_t n;
 
 	memset(m, 0, sizeof(*m));
-	memset(&s->digest, 0, sizeof(s->digest));
 	m->start = s->at;
-	s->octets = 0;
 	s->pseudo = 0;
-	if (take_line(s, false, true) == -1 || take_header(s, m) == -1)
+	if (take_from(s) == -1 || take_header(s, m) == -1)
 		return -1;
 	while ((n = window(s)) > 0 && !is_from(s, (size_t)n))
 		skip_body(s);
@@ -1367,23 +1424,24 @@ static int
 digest_header(struct scan *s, bool all)
 {
 	bool chosen = false;
-	int n, found = 0;
+	int found = 0;
+	ssize_t n;
 
-	memset(&s->digest, 0, sizeof(s->digest));
-	if (take_line(s, false, true) == -1)
+	if (take_from(s) == -1)
 		return -1;
-	s->octets = 0;
+	digest_pending(s);
 	s->hiding = false;
-	while ((n = header_line(s)) == 1) {
-		if (!is_continued(s->next))
+	while ((n = header_line(s)) > 0) {
+		if (s->next[-1] == '\n' && !is_continued(s->next))
 			chosen = all ? !s->hiding : is_one_of(s->next,
-			    (size_t)window(s), lasting_lines);
-		if (chosen)
+			    (size_t)n, lasting_lines);
+		if (chosen) {
+			digest_add(&s->digest, s->next, (size_t)n);
 			found = 1;
-		if (take_line(s, !s->hiding, chosen) == -1)
-			return -1;
+		}
+		take_line(s, (size_t)n, !s->hiding);
 	}
-	return n == -1 ? -1 : found;
+	return n == -1 || end_header(s) == -1 ? -1 : found;
 }
 
 static int
