@@ -80,6 +80,7 @@ client_hears(const void *buf, size_t size)
 	client.heard = realloc(client.heard, client.size + size + 1);
 	CHECK(client.heard != NULL);
 	memcpy(client.heard + client.size, buf, size);
+	client.heard[client.size + size] = '\0';	/* for sscanf */
 	client.size += size;
 	return (ssize_t)size;
 }
