@@ -757,10 +757,10 @@ line(struct scan *s)
 static inline void
 take_line(struct scan *s, size_t n, bool counted)
 {
+	consume(s, n);
 	if (counted)
 		s->octets += (off_t)n +
-		    (s->next[n - 1] == '\n' && s->next[n - 2] != '\r');
-	consume(s, n);
+		    (s->next[-1] == '\n' && s->next[-2] != '\r');
 }
 
 static void
@@ -1706,25 +1706,43 @@ copy(struct maildrop *drop, int from_fd, off_t from, int to_fd, off_t to,
 }
 
 /*
- * Gather the live bytes from *r on, limit at most: copy them to offset at of
- * fd, unless that is -1.  *n says how many, *r where the next step begins.
+ * Gather the next live bytes from *r on, room at most, in buf, or only count
+ * them if that is NULL.  Returns how many, and *r is where to go on; or -1.
  */
-static int
-take(struct update *u, off_t *r, off_t size, off_t limit, int fd, off_t at,
-    off_t *n)
+static off_t
+gather(struct update *u, off_t *r, off_t size, char *buf, off_t room)
 {
-	off_t end;
+	off_t n, run, got;
 
-	*n = 0;
-	while (*r < size && *n < limit) {
-		end = next_dead(u, size);
-		if (end > *r + limit - *n)
-			end = *r + limit - *n;
-		if (fd != -1 && copy(u->drop, u->drop->fd, *r, fd, at + *n,
-		    end - *r) == -1)
+	for (n = 0; *r < size && n < room; n += run) {
+		run = next_dead(u, size) - *r;
+		if (run > room - n)
+			run = room - n;
+		got = buf == NULL ? run : read_at(u->drop->fd, buf + n,
+		    (size_t)run, *r);
+		if (got != run) {
+			if (got != -1)
+				errno = EIO;	/* it is shorter than it was */
 			return -1;
-		*n += end - *r;
-		*r = skip_dead(u, end, size);
+		}
+		*r = skip_dead(u, *r + run, size);
+	}
+	return n;
+}
+
+/* Copy the next n live bytes to offset at of fd. */
+static int
+take(struct update *u, off_t size, off_t n, int fd, off_t at)
+{
+	static char buf[COPY_SIZE];
+	off_t r = u->rec.r, end = at + n;
+
+	for (; at < end; at += n) {
+		n = end - at < COPY_SIZE ? end - at : COPY_SIZE;
+		if (gather(u, &r, size, buf, n) == -1 ||
+		    write_at(fd, buf, (size_t)n, at) == -1)
+			return -1;
+		touch_dotlock(u->drop);
 	}
 	return 0;
 }
@@ -1733,15 +1751,15 @@ take(struct update *u, off_t *r, off_t size, off_t limit, int fd, off_t at,
 static int
 count_steps(struct update u, off_t size)
 {
-	off_t w = u.rec.w, r = u.rec.r, n;
+	off_t w = u.rec.w, r = u.rec.r;
 	int steps;
 
 	for (steps = 0; r < size; steps++) {
 		if (steps == STEPS_MAX)
 			return fail(u.drop, ENOSPC, "too little room to "
 			    "delete so little");
-		take(&u, &r, size, r - w > u.room ? r - w : u.room, -1, 0, &n);
-		w += n;
+		w += gather(&u, &r, size, NULL, r - w > u.room ? r - w :
+		    u.room);
 	}
 	return 0;
 }
@@ -1827,15 +1845,14 @@ step(struct update *u, off_t size)
 	off_t hole = rec->r - rec->w, limit = hole > u->room ? hole : u->room;
 	off_t next = rec->r, n;
 
-	take(&ahead, &next, size, limit, -1, 0, &n);
-	next = rec->r;
+	n = gather(&ahead, &next, size, NULL, limit);
 	if (n <= hole) {
-		if (take(u, &next, size, limit, drop->fd, rec->w, &n) == -1 ||
+		if (take(u, size, n, drop->fd, rec->w) == -1 ||
 		    fsync(drop->fd) == -1)
 			return -1;
 		return put_record(u, HOLE, rec->w + n, next, 0, 0);
 	}
-	if (take(u, &next, size, limit, drop->side, SIDE_DATA, &n) == -1 ||
+	if (take(u, size, n, drop->side, SIDE_DATA) == -1 ||
 	    fsync(drop->side) == -1 ||
 	    put_record(u, HOLE, rec->w, rec->r, n, next) == -1)
 		return -1;
