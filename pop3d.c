@@ -115,7 +115,6 @@ static struct {
 
 static struct maildrop drop;
 
-static void	 reply(const char *, ...) __attribute__((format(printf, 1, 2)));
 static void	 put_line(const char *, ...)
 		    __attribute__((format(printf, 1, 2)));
 
@@ -254,18 +253,6 @@ put_line(const char *format, ...)
 	put("\r\n", 2);
 }
 
-static void
-reply(const char *format, ...)
-{
-	char text[500];
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(text, sizeof(text), format, ap);
-	va_end(ap);
-	put_line("+OK %s", text);
-}
-
 /* ---- lines in ---- */
 
 /* Nothing complete is left to read, so what was answered so far can go out. */
@@ -382,7 +369,7 @@ cmd_user(char **args)
 	if (!session.passwords)
 		return no_passwords;
 	strlcpy(session.user, args[0], sizeof(session.user));
-	reply("password?");
+	put_line("+OK password?");
 	return NULL;
 }
 
@@ -444,7 +431,7 @@ open_maildrop(const struct passwd *pw, const char *method)
 	    "messages=%zu octets=%lld", printable(user, session.user),
 	    session.peer, method, option.encrypted ? "yes" : "no", count,
 	    octets);
-	reply("%zu messages (%lld octets)", count, octets);
+	put_line("+OK %zu messages (%lld octets)", count, octets);
 	return NULL;
 }
 
@@ -550,7 +537,7 @@ cmd_auth(char **args)
 	const char *error;
 
 	if (args[0] == NULL) {
-		reply("mechanisms follow");
+		put_line("+OK mechanisms follow");
 		if (session.passwords)
 			put_line("PLAIN");
 		put_line(".");
@@ -598,7 +585,7 @@ cmd_stat(char **args)
 	size_t count = totals(&octets);
 
 	(void)args;
-	reply("%zu %lld", count, octets);
+	put_line("+OK %zu %lld", count, octets);
 	return NULL;
 }
 
@@ -628,11 +615,11 @@ listing(const char *arg, void (*describe)(char *, size_t))
 		if ((error = message_arg(arg, &n)) != NULL)
 			return error;
 		describe(text, n);
-		reply("%zu %s", n + 1, text);
+		put_line("+OK %zu %s", n + 1, text);
 		return NULL;
 	}
 	count = totals(&octets);
-	reply("%zu messages (%lld octets)", count, octets);
+	put_line("+OK %zu messages (%lld octets)", count, octets);
 	for (n = 0; n < drop.count; n++)
 		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
 			describe(text, n);
@@ -667,7 +654,7 @@ cmd_dele(char **args)
 	if (!drop.writable)
 		return "[SYS/TEMP] mailbox can only be read now";
 	drop.messages[n].flags |= MSG_DELETED;
-	reply("message %zu deleted", n + 1);
+	put_line("+OK message %zu deleted", n + 1);
 	return NULL;
 }
 
@@ -679,7 +666,7 @@ cmd_rset(char **args)
 	(void)args;
 	for (n = 0; n < drop.count; n++)
 		drop.messages[n].flags &= (uint16_t)~MSG_DELETED;
-	reply("nothing is deleted");
+	put_line("+OK nothing is deleted");
 	return NULL;
 }
 
@@ -759,9 +746,9 @@ send_message(size_t n, struct sending *s)
 	if (size == -1 || message_check(&drop, n) == -1)
 		return trouble("read");
 	if (s->whole)
-		reply("%lld octets", (long long)drop.messages[n].octets);
+		put_line("+OK %lld octets", (long long)drop.messages[n].octets);
 	else
-		reply("top follows");
+		put_line("+OK top follows");
 	while (size > 0 && put_text(s, text, (size_t)size) && r.at < r.end) {
 		size = message_read(&drop, &r, text, TEXT_SIZE);
 		checked = false;
@@ -815,7 +802,7 @@ static const char *
 cmd_capa(char **args)
 {
 	(void)args;
-	reply("capabilities follow");
+	put_line("+OK capabilities follow");
 	put_line("TOP");
 	put_line("UIDL");
 	put_line("RESP-CODES");
@@ -835,7 +822,7 @@ static const char *
 cmd_noop(char **args)
 {
 	(void)args;
-	reply("nothing done");
+	put_line("+OK nothing done");
 	return NULL;
 }
 
@@ -861,7 +848,7 @@ cmd_quit(char **args)
 		maildrop_close(&drop);
 	} else
 		session.state = END;
-	reply("bye");
+	put_line("+OK bye");
 	return NULL;
 }
 
@@ -1142,7 +1129,7 @@ main(int argc, char **argv, char **envp)
 	session.passwords = option.encrypted || option.clear ||
 	    is_loopback(session.peer) || isatty(STDIN_FILENO);
 
-	reply("POP3 server ready");
+	put_line("+OK POP3 server ready");
 	while (session.state == AUTHORIZATION)
 		serve(authorization);
 	while (session.state == TRANSACTION)
