@@ -42,13 +42,13 @@ class Table:
 
     def __init__(self, names, judge):
         self.names, self.judge, self.missed = names, judge, []
-        print(f'{"":45}{"reference":>18}' +
+        print(f'{"":50}{"reference":>18}' +
               ''.join(f'{n:>16}' for n in names) + '   bar')
 
     def row(self, what, figures, reference=('', None), bars=(), form='.1f'):
         """figures: by server's name.  bars: (figure, at most, of what)."""
         name, value = reference
-        line = f'{what:45}' + (f'{name:>10} {value:7{form}}' if name
+        line = f'{what:50}' + (f'{name:>10} {value:7{form}}' if name
                                else f'{"":18}')
         ours = figures.get('pop3d')
         for name in self.names:
