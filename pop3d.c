@@ -72,11 +72,9 @@ struct command {
 };
 
 struct sending {			/* a message on its way out */
-	bool		 whole;		/* RETR, not TOP */
-	unsigned long	 lines;		/* of the body that TOP may send yet */
-	bool		 body;
-	size_t		 column;	/* octets of the line so far */
-	char		 last;		/* the last of them */
+	bool		 top;		/* TOP, not RETR */
+	bool		 body;		/* TOP has come to it */
+	unsigned long	 lines;		/* of it that TOP may send yet */
 	off_t		 octets;	/* sent, before byte-stuffing */
 };
 
@@ -680,25 +678,10 @@ copy_rows(char *to, const char *from, size_t size)
 		memcpy(to + i, from + i, ROW);
 }
 
-/* At an LF: a CR that the mailbox has in front of it is not sent twice. */
-static char *
-end_line(struct sending *s, char *to)
-{
-	bool cr = s->column > 0 && s->last == '\r';
-
-	if (!cr) {
-		*to++ = '\r';
-		s->octets++;
-	}
-	*to++ = '\n';
-	s->octets++;
-	if (s->column == cr)
-		s->body = true;
-	s->column = 0;
-	return to;
-}
-
-/* Lines end in CRLF, a leading dot is doubled.  false: TOP has enough. */
+/*
+ * Lines end in CRLF, a leading dot is doubled.  The two octets before the text
+ * are those that came before.  false: TOP has enough.
+ */
 static bool
 put_text(struct sending *s, const char *text, size_t size)
 {
@@ -706,24 +689,26 @@ put_text(struct sending *s, const char *text, size_t size)
 	char *to;
 	size_t n;
 
-	while (text < end) {
-		if (s->column == 0 && s->body && !s->whole && s->lines-- == 0)
+	for (; text < end; text += n) {
+		if (s->body && text[-1] == '\n' && s->lines-- == 0)
 			return false;
 		lf = memchr(text, '\n', (size_t)(end - text));
-		n = (size_t)((lf != NULL ? lf : end) - text);
-		to = room(n + sizeof(".\r\n") - 1);
-		if (s->column == 0 && *text == '.')
+		n = (size_t)((lf != NULL ? lf + 1 : end) - text);
+		to = room(n + sizeof(".\n") - 1);
+		if (*text == '.' && text[-1] == '\n')
 			*to++ = '.';
 		copy_rows(to, text, n);
 		to += n;
-		if (n > 0)
-			s->last = text[n - 1];
-		s->column += n;
 		s->octets += (off_t)n;
-		if (lf != NULL)
-			to = end_line(s, to);
+		if (lf != NULL && lf[-1] != '\r') {
+			to[-1] = '\r';
+			*to++ = '\n';
+			s->octets++;
+		}
+		if (lf != NULL && s->top && (lf[-1] == '\n' ||
+		    (lf[-1] == '\r' && lf[-2] == '\n')))
+			s->body = true;
 		out.size = (size_t)(to - out.data);
-		text += n + (lf != NULL);
 	}
 	return true;
 }
@@ -736,7 +721,8 @@ put_text(struct sending *s, const char *text, size_t size)
 static const char *
 send_message(size_t n, struct sending *s)
 {
-	static char text[TEXT_SIZE + ROW];
+	static char buf[ROW + TEXT_SIZE + ROW];
+	char *text = buf + ROW;
 	struct reading r;
 	bool checked = true;
 	ssize_t size;
@@ -745,17 +731,19 @@ send_message(size_t n, struct sending *s)
 	size = message_read(&drop, &r, text, TEXT_SIZE);
 	if (size == -1 || message_check(&drop, n) == -1)
 		return trouble("read");
-	if (s->whole)
-		put_line("+OK %lld octets", (long long)drop.messages[n].octets);
-	else
+	if (s->top)
 		put_line("+OK top follows");
+	else
+		put_line("+OK %lld octets", (long long)drop.messages[n].octets);
+	text[-2] = text[-1] = '\n';
 	while (size > 0 && put_text(s, text, (size_t)size) && r.at < r.end) {
+		memmove(text - 2, text + size - 2, 2);
 		size = message_read(&drop, &r, text, TEXT_SIZE);
 		checked = false;
 	}
 	if (size == -1 || (!checked && message_check(&drop, n) == -1))
 		end_session("changed");
-	if (s->column != 0) {
+	if (out.data[out.size - 1] != '\n') {
 		put("\r\n", 2);
 		s->octets += 2;
 	}
@@ -766,7 +754,7 @@ send_message(size_t n, struct sending *s)
 static const char *
 cmd_retr(char **args)
 {
-	struct sending s = { .whole = true };
+	struct sending s = { .top = false };
 	const char *error;
 	size_t n;
 
@@ -781,7 +769,7 @@ cmd_retr(char **args)
 static const char *
 cmd_top(char **args)
 {
-	struct sending s = { .whole = false };
+	struct sending s = { .top = true };
 	const char *error;
 	size_t n;
 
