@@ -14,7 +14,6 @@
  * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
  */
 
-
 /*
  * Authentication through PAM, giving up being root, confinement.  Of the bytes
  * of a stranger only a user name and a password come here, and go to PAM.
@@ -49,85 +48,53 @@ struct credentials {
 	const char	*pass;
 };
 
-static enum auth	 ask_pam(struct credentials *, const char *,
-			    const char **);
-static int		 set_items(pam_handle_t *, const char *);
-static enum auth	 verdict(int);
-static int		 same_user(pam_handle_t *, const char *);
-static int		 conversation(int, const struct pam_message **,
-			    struct pam_response **, void *);
-static const char	*answer(int, const struct credentials *);
-static void		 free_answers(struct pam_response *, int);
-static void		 wait_until(const struct timespec *);
-
-enum auth
-auth_user(const char *user, const char *pass, const char *peer,
-    struct passwd **pw, const char **why)
+static const char *
+answer(int style, const struct credentials *cred)
 {
-	struct credentials cred = { user, pass };
-	struct timespec not_before;
-	enum auth result;
-
-	clock_gettime(CLOCK_MONOTONIC, &not_before);
-	not_before.tv_sec += REFUSAL_SECONDS;
-
-	*pw = NULL;
-	result = ask_pam(&cred, peer, why);
-	if (result == AUTH_OK) {
-		*pw = getpwnam(user);
-		if (*pw == NULL || strchr(user, '/') != NULL) {
-			*why = "no-account";
-			result = AUTH_REFUSED;
-		} else if ((*pw)->pw_uid == 0) {
-			*why = "root";
-			result = AUTH_REFUSED;
-		} else if (getuid() != 0 && (*pw)->pw_uid != getuid()) {
-			*why = "other-user";
-			result = AUTH_REFUSED;
-		}
+	switch (style) {
+	case PAM_PROMPT_ECHO_OFF:
+		return cred->pass;
+	case PAM_PROMPT_ECHO_ON:
+		return cred->user;
+	case PAM_TEXT_INFO:
+	case PAM_ERROR_MSG:
+		return "";
+	default:
+		return NULL;
 	}
-	if (result != AUTH_OK)
-		wait_until(&not_before);
-	return result;
 }
 
-/* The whole life of a PAM handle. */
-static enum auth
-ask_pam(struct credentials *cred, const char *peer, const char **why)
+static void
+free_answers(struct pam_response *res, int count)
 {
-	struct pam_conv conv = { conversation, cred };
-	pam_handle_t *pam = NULL;
-	enum auth result;
-	int error;
+	while (count-- > 0)
+		freezero(res[count].resp, strlen(res[count].resp));
+	free(res);
+}
 
-	error = pam_start("pop3d", cred->user, &conv, &pam);
-	if (error != PAM_SUCCESS) {
-		*why = "pam";
-		return AUTH_TROUBLE;
-	}
-	if ((error = set_items(pam, peer)) == PAM_SUCCESS)
-		error = pam_authenticate(pam,
-		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
-	result = verdict(error);
-	*why = result == AUTH_REFUSED ? "credentials" : "pam";
-	if (result == AUTH_OK) {
-		error = pam_acct_mgmt(pam,
-		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
-		result = verdict(error);
-		*why = "pam";
-		if (result == AUTH_REFUSED) {
-			result = AUTH_FORBIDDEN;
-			*why = "account";
+/* What PAM's modules ask: they get the password and the user, no more. */
+static int
+conversation(int count, const struct pam_message **messages,
+    struct pam_response **responses, void *data)
+{
+	struct pam_response *res;
+	const char *text;
+	int i;
+
+	if (count <= 0 || count > PAM_MAX_NUM_MSG)
+		return PAM_CONV_ERR;
+	if ((res = calloc((size_t)count, sizeof(*res))) == NULL)
+		return PAM_BUF_ERR;
+	for (i = 0; i < count; i++) {
+		text = answer(messages[i]->msg_style, data);
+		if (text == NULL ||
+		    (res[i].resp = strdup(text)) == NULL) {
+			free_answers(res, i);
+			return text == NULL ? PAM_CONV_ERR : PAM_BUF_ERR;
 		}
 	}
-	if (result == AUTH_OK && !same_user(pam, cred->user)) {
-		result = AUTH_REFUSED;
-		*why = "user-changed";
-	}
-	if (result == AUTH_TROUBLE)
-		syslog(LOG_ERR, "PAM: %s", pam_strerror(pam, error));
-	pam_end(pam, error);
-	return result;
+	*responses = res;
+	return PAM_SUCCESS;
 }
 
 /*
@@ -186,53 +153,43 @@ same_user(pam_handle_t *pam, const char *user)
 	    now != NULL && strcmp(now, user) == 0;
 }
 
-/* What PAM's modules ask: they get the password and the user, no more. */
-static int
-conversation(int count, const struct pam_message **messages,
-    struct pam_response **responses, void *data)
+/* The whole life of a PAM handle. */
+static enum auth
+ask_pam(struct credentials *cred, const char *peer, const char **why)
 {
-	struct pam_response *res;
-	const char *text;
-	int i;
+	struct pam_conv conv = { conversation, cred };
+	pam_handle_t *pam = NULL;
+	enum auth result;
+	int error;
 
-	if (count <= 0 || count > PAM_MAX_NUM_MSG)
-		return PAM_CONV_ERR;
-	if ((res = calloc((size_t)count, sizeof(*res))) == NULL)
-		return PAM_BUF_ERR;
-	for (i = 0; i < count; i++) {
-		text = answer(messages[i]->msg_style, data);
-		if (text == NULL ||
-		    (res[i].resp = strdup(text)) == NULL) {
-			free_answers(res, i);
-			return text == NULL ? PAM_CONV_ERR : PAM_BUF_ERR;
+	error = pam_start("pop3d", cred->user, &conv, &pam);
+	if (error != PAM_SUCCESS) {
+		*why = "pam";
+		return AUTH_TROUBLE;
+	}
+	if ((error = set_items(pam, peer)) == PAM_SUCCESS)
+		error = pam_authenticate(pam,
+		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
+	result = verdict(error);
+	*why = result == AUTH_REFUSED ? "credentials" : "pam";
+	if (result == AUTH_OK) {
+		error = pam_acct_mgmt(pam,
+		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
+		result = verdict(error);
+		*why = "pam";
+		if (result == AUTH_REFUSED) {
+			result = AUTH_FORBIDDEN;
+			*why = "account";
 		}
 	}
-	*responses = res;
-	return PAM_SUCCESS;
-}
-
-static const char *
-answer(int style, const struct credentials *cred)
-{
-	switch (style) {
-	case PAM_PROMPT_ECHO_OFF:
-		return cred->pass;
-	case PAM_PROMPT_ECHO_ON:
-		return cred->user;
-	case PAM_TEXT_INFO:
-	case PAM_ERROR_MSG:
-		return "";
-	default:
-		return NULL;
+	if (result == AUTH_OK && !same_user(pam, cred->user)) {
+		result = AUTH_REFUSED;
+		*why = "user-changed";
 	}
-}
-
-static void
-free_answers(struct pam_response *res, int count)
-{
-	while (count-- > 0)
-		freezero(res[count].resp, strlen(res[count].resp));
-	free(res);
+	if (result == AUTH_TROUBLE)
+		syslog(LOG_ERR, "PAM: %s", pam_strerror(pam, error));
+	pam_end(pam, error);
+	return result;
 }
 
 /* An unknown user, a wrong password and root take the same time. */
@@ -242,6 +199,37 @@ wait_until(const struct timespec *when)
 	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, when, NULL) ==
 	    EINTR)
 		continue;
+}
+
+enum auth
+auth_user(const char *user, const char *pass, const char *peer,
+    struct passwd **pw, const char **why)
+{
+	struct credentials cred = { user, pass };
+	struct timespec not_before;
+	enum auth result;
+
+	clock_gettime(CLOCK_MONOTONIC, &not_before);
+	not_before.tv_sec += REFUSAL_SECONDS;
+
+	*pw = NULL;
+	result = ask_pam(&cred, peer, why);
+	if (result == AUTH_OK) {
+		*pw = getpwnam(user);
+		if (*pw == NULL || strchr(user, '/') != NULL) {
+			*why = "no-account";
+			result = AUTH_REFUSED;
+		} else if ((*pw)->pw_uid == 0) {
+			*why = "root";
+			result = AUTH_REFUSED;
+		} else if (getuid() != 0 && (*pw)->pw_uid != getuid()) {
+			*why = "other-user";
+			result = AUTH_REFUSED;
+		}
+	}
+	if (result != AUTH_OK)
+		wait_until(&not_before);
+	return result;
 }
 
 void
@@ -272,22 +260,6 @@ drop_privileges(const struct passwd *pw, gid_t spool)
 }
 
 #ifdef __linux__
-
-static const char *restrict_names(int);
-
-const char *
-confine(int dir)
-{
-	struct rlimit none = { 0, 0 };
-
-	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1)
-		return "undumpable";
-	if (setrlimit(RLIMIT_NPROC, &none) == -1)
-		return "no processes";
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1)
-		return "no new privileges";
-	return restrict_names(dir);
-}
 
 /*
  * Landlock: of all file names only those in dir, and of these only creating
@@ -323,6 +295,20 @@ restrict_names(int dir)
 		why = "Landlock rules";
 	close(rules);
 	return why;
+}
+
+const char *
+confine(int dir)
+{
+	struct rlimit none = { 0, 0 };
+
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1)
+		return "undumpable";
+	if (setrlimit(RLIMIT_NPROC, &none) == -1)
+		return "no processes";
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1)
+		return "no new privileges";
+	return restrict_names(dir);
 }
 
 #else
