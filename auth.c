@@ -162,21 +162,19 @@ ask_pam(struct credentials *cred, const char *peer, const char **why)
 	enum auth result;
 	int error;
 
-	error = pam_start("pop3d", cred->user, &conv, &pam);
-	if (error != PAM_SUCCESS) {
-		*why = "pam";
+	*why = "pam";
+	if (pam_start("pop3d", cred->user, &conv, &pam) != PAM_SUCCESS)
 		return AUTH_TROUBLE;
-	}
 	if ((error = set_items(pam, peer)) == PAM_SUCCESS)
 		error = pam_authenticate(pam,
 		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
 	result = verdict(error);
-	*why = result == AUTH_REFUSED ? "credentials" : "pam";
+	if (result == AUTH_REFUSED)
+		*why = "credentials";
 	if (result == AUTH_OK) {
 		error = pam_acct_mgmt(pam,
 		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
 		result = verdict(error);
-		*why = "pam";
 		if (result == AUTH_REFUSED) {
 			result = AUTH_FORBIDDEN;
 			*why = "account";
