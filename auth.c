@@ -190,15 +190,6 @@ ask_pam(struct credentials *cred, const char *peer, const char **why)
 	return result;
 }
 
-/* An unknown user, a wrong password and root take the same time. */
-static void
-wait_until(const struct timespec *when)
-{
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, when, NULL) ==
-	    EINTR)
-		continue;
-}
-
 enum auth
 auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why)
@@ -214,19 +205,17 @@ auth_user(const char *user, const char *pass, const char *peer,
 	result = ask_pam(&cred, peer, why);
 	if (result == AUTH_OK) {
 		*pw = getpwnam(user);
-		if (*pw == NULL || strchr(user, '/') != NULL) {
-			*why = "no-account";
+		*why = *pw == NULL || strchr(user, '/') != NULL ?
+		    "no-account" : (*pw)->pw_uid == 0 ? "root" :
+		    getuid() != 0 && (*pw)->pw_uid != getuid() ?
+		    "other-user" : NULL;
+		if (*why != NULL)
 			result = AUTH_REFUSED;
-		} else if ((*pw)->pw_uid == 0) {
-			*why = "root";
-			result = AUTH_REFUSED;
-		} else if (getuid() != 0 && (*pw)->pw_uid != getuid()) {
-			*why = "other-user";
-			result = AUTH_REFUSED;
-		}
 	}
-	if (result != AUTH_OK)
-		wait_until(&not_before);
+	/* An unknown user, a wrong password and root take the same time. */
+	while (result != AUTH_OK && clock_nanosleep(CLOCK_MONOTONIC,
+	    TIMER_ABSTIME, &not_before, NULL) == EINTR)
+		continue;
 	return result;
 }
 
@@ -245,7 +234,7 @@ drop_privileges(const struct passwd *pw, gid_t spool)
 			exit(71);
 		}
 	} else
-		spool = getgid(), gid = getgid();
+		spool = gid = getgid();
 	if (uid == 0 || setuid(0) != -1 || seteuid(0) != -1 ||
 	    getresuid(&ruid, &euid, &suid) == -1 ||
 	    getresgid(&rgid, &egid, &sgid) == -1 ||
