@@ -14,7 +14,6 @@
  * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
  */
 
-
 /*
  * A POP3 session on stdin and stdout (RFC 1939): options, the states, the
  * commands, the replies, the log.
@@ -112,9 +111,6 @@ static struct {
 } out;
 
 static struct maildrop drop;
-
-static void	 put_line(const char *, ...)
-		    __attribute__((format(printf, 1, 2)));
 
 /* ---- the log, and the end ---- */
 
@@ -238,7 +234,7 @@ put(const char *text, size_t size)
 	out.size += size;
 }
 
-static void
+static void __attribute__((format(printf, 1, 2)))
 put_line(const char *format, ...)
 {
 	char line[512];
