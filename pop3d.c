@@ -58,7 +58,7 @@
 #define LOGGED_OCTETS	64		/* of a stranger's text */
 #define REST		(-1)		/* the argument is the rest of line */
 
-enum state { AUTHORIZATION, TRANSACTION, UPDATE, END };
+enum state { AUTHORIZATION, TRANSACTION, UPDATE };
 
 /*
  * A handler answers +OK itself and returns NULL, or returns the text of the
@@ -95,7 +95,8 @@ static struct {
 	unsigned int	 tries;
 	unsigned int	 bad;		/* bad commands in a row */
 	time_t		 began;
-	unsigned long	 retrieved, topped, deleted;
+	unsigned long	 retrieved, topped;
+	size_t		 deleted;
 	long long	 retrieved_octets, topped_octets;
 	const char	*ending;	/* why the next reply is the last */
 } session = { .peer = "unknown" };
@@ -165,12 +166,12 @@ end_session(const char *reason)
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGINT, SIG_IGN);
 	maildrop_close(&drop);
-	if (session.state == AUTHORIZATION || session.state == END)
+	if (session.state == AUTHORIZATION)
 		syslog(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
 		    session.peer, seconds, reason);
 	else
 		syslog(LOG_INFO, "logout: user=<%s> ip=%s retr=%lu/%lld "
-		    "top=%lu/%lld dele=%lu left=%zu seconds=%lld reason=%s",
+		    "top=%lu/%lld dele=%zu left=%zu seconds=%lld reason=%s",
 		    printable(user, session.user), session.peer,
 		    session.retrieved, session.retrieved_octets,
 		    session.topped, session.topped_octets, session.deleted,
@@ -813,27 +814,30 @@ cmd_noop(char **args)
 static const char *
 cmd_quit(char **args)
 {
-	size_t n, deleted = 0;
-
 	(void)args;
-	if (session.state == TRANSACTION) {
-		alarm(0);
-		for (n = 0; n < drop.count; n++)
-			if (drop.messages[n].flags & MSG_DELETED)
-				deleted++;
-		session.state = UPDATE;
-		session.deleted = deleted;
-		if (maildrop_update(&drop) == -1) {
-			session.deleted = 0;
-			return trouble("update");
-		}
-		/* Who has the answer finds the maildrop free. */
-		maildrop_index(&drop);
-		maildrop_close(&drop);
-	} else
-		session.state = END;
+	session.ending = "quit";
 	put_line("+OK bye");
 	return NULL;
+}
+
+/* ---- UPDATE ---- */
+
+/* QUIT in TRANSACTION.  Who has the answer finds the maildrop free. */
+static const char *
+cmd_update(char **args)
+{
+	long long octets;
+
+	alarm(0);
+	session.state = UPDATE;
+	session.deleted = drop.count - totals(&octets);
+	if (maildrop_update(&drop) == -1) {
+		session.deleted = 0;
+		return trouble("update");
+	}
+	maildrop_index(&drop);
+	maildrop_close(&drop);
+	return cmd_quit(args);
 }
 
 /* ---- commands and states ---- */
@@ -853,7 +857,7 @@ static const struct command transaction[] = {
 	{ "DELE", 1, 1, cmd_dele },
 	{ "LIST", 0, 1, cmd_list },
 	{ "NOOP", 0, 0, cmd_noop },
-	{ "QUIT", 0, 0, cmd_quit },
+	{ "QUIT", 0, 0, cmd_update },
 	{ "RETR", 1, 1, cmd_retr },
 	{ "RSET", 0, 0, cmd_rset },
 	{ "STAT", 0, 0, cmd_stat },
@@ -909,7 +913,7 @@ run(const struct command *table, char *line)
 	return cmd->run(args);
 }
 
-/* One command, one response. */
+/* One command, one response, which may be the last. */
 static void
 serve(const struct command *table)
 {
@@ -1116,8 +1120,6 @@ main(int argc, char **argv, char **envp)
 	put_line("+OK POP3 server ready");
 	while (session.state == AUTHORIZATION)
 		serve(authorization);
-	while (session.state == TRANSACTION)
+	for (;;)
 		serve(transaction);
-	flush();
-	end_session("quit");
 }
