@@ -584,22 +584,18 @@ cmd_stat(char **args)
 	return NULL;
 }
 
+/* As unique_id() does. */
 static void
-scan_listing(char *text, size_t n)
+scan_listing(const struct maildrop *d, size_t n, char *text)
 {
 	snprintf(text, UNIQUE_ID_SIZE, "%lld",
-	    (long long)drop.messages[n].octets);
-}
-
-static void
-unique_id_listing(char *text, size_t n)
-{
-	unique_id(&drop, n, text);
+	    (long long)d->messages[n].octets);
 }
 
 /* LIST and UIDL: of one message, or of all that are not deleted. */
 static const char *
-listing(const char *arg, void (*describe)(char *, size_t))
+listing(const char *arg,
+    void (*describe)(const struct maildrop *, size_t, char *))
 {
 	char text[UNIQUE_ID_SIZE];
 	const char *error;
@@ -609,7 +605,7 @@ listing(const char *arg, void (*describe)(char *, size_t))
 	if (arg != NULL) {
 		if ((error = message_arg(arg, &n)) != NULL)
 			return error;
-		describe(text, n);
+		describe(&drop, n, text);
 		put_line("+OK %zu %s", n + 1, text);
 		return NULL;
 	}
@@ -617,7 +613,7 @@ listing(const char *arg, void (*describe)(char *, size_t))
 	put_line("+OK %zu messages (%lld octets)", count, octets);
 	for (n = 0; n < drop.count; n++)
 		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
-			describe(text, n);
+			describe(&drop, n, text);
 			put_line("%zu %s", n + 1, text);
 		}
 	put_line(".");
@@ -635,7 +631,7 @@ cmd_uidl(char **args)
 {
 	if (maildrop_ids(&drop) == -1)
 		return trouble("uidl");
-	return listing(args[0], unique_id_listing);
+	return listing(args[0], unique_id);
 }
 
 static const char *
