@@ -392,7 +392,7 @@ mailbox_path(const struct passwd *pw, char *path, size_t size)
 
 /* From root to the user, and to TRANSACTION: +OK only with all in hand. */
 static const char *
-open_maildrop(const struct passwd *pw, const char *method)
+begin_transaction(const struct passwd *pw, const char *method)
 {
 	char user[4 * LOGGED_OCTETS + 1];
 	const char *path = session.mailbox, *missing;
@@ -444,7 +444,7 @@ login(const char *user, const char *pass, const char *method)
 	    &pw, &why);
 	wipe_input();
 	if (result == AUTH_OK)
-		return open_maildrop(pw, method);
+		return begin_transaction(pw, method);
 	syslog(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
 	    "reason=%s", printable(logged, user), session.peer, method,
 	    option.encrypted ? "yes" : "no", why);
@@ -543,7 +543,7 @@ cmd_auth(char **args)
 	if (strcasecmp(args[0], "PLAIN") != 0)
 		return "unknown mechanism";
 	if (response == NULL) {
-		put("+ \r\n", 4);
+		put_line("+ ");
 		if ((response = read_line(SASL_MAX_OCTETS)) == NULL) {
 			wipe_input();
 			return bad("line too long, or with NUL");
@@ -889,17 +889,16 @@ run(const struct command *table, char *line)
 {
 	const struct command *cmd;
 	char *args[3] = { NULL }, *name = strsep(&line, " ");
-	int n = 0;
+	int n;
 
 	if ((cmd = find(table, name)) == NULL)
 		return bad(find(authorization, name) != NULL ||
 		    find(transaction, name) != NULL ?
 		    "not in this state" : "unknown command");
 	if (cmd->max == REST) {
-		if (line != NULL && *line != '\0')
-			n = 1;
+		n = line != NULL && *line != '\0';
 		args[0] = line;
-	} else if (line != NULL)
+	} else
 		n = split(line, args, cmd->max);
 	if (n < cmd->min)
 		return bad("argument missing");
