@@ -1302,7 +1302,7 @@ read_index(const struct maildrop *drop, struct index *x)
 
 /* Whoever wrote it: every message lies in the mailbox, in order. */
 static bool
-is_plausible(const struct maildrop *drop, off_t size)
+is_plausible(const struct maildrop *drop)
 {
 	const struct message *m;
 	off_t end;
@@ -1310,8 +1310,8 @@ is_plausible(const struct maildrop *drop, off_t size)
 
 	for (i = 0; i < drop->count; i++) {
 		m = &drop->messages[i];
-		end = i + 1 < drop->count ? m[1].start : size;
-		if (m->start < 0 || m->start > end || end > size ||
+		end = message_end(drop, i);
+		if (m->start < 0 || m->start > end ||
 		    m->from + separator(m) > end - m->start ||
 		    (m->flags & MSG_DELETED) != 0)
 			return false;
@@ -1319,27 +1319,35 @@ is_plausible(const struct maildrop *drop, off_t size)
 	return true;
 }
 
-static bool
-load_index(struct maildrop *drop, const struct stat *st)
+/* One of the two arrays in the index, if it is as it was written. */
+static void *
+read_array(const struct maildrop *drop, size_t size, size_t at,
+    struct digest want)
 {
-	struct message *messages;
-	struct index x;
-	size_t size;
+	void *array = calloc(1, size + 1);	/* size may be 0 */
 
-	if (st->st_size < INDEX_MIN || !read_index(drop, &x))
+	if (array != NULL && (read_at(drop->side, array, size,
+	    (off_t)(SIDE_DATA + sizeof(struct index) + at)) != (ssize_t)size ||
+	    !same_digest(digest_of(array, size), want))) {
+		free(array);
+		return NULL;
+	}
+	return array;
+}
+
+static bool
+load_index(struct maildrop *drop)
+{
+	struct index x;
+
+	if (drop->seen.st_size < INDEX_MIN || !read_index(drop, &x) ||
+	    (drop->messages = read_array(drop, index_size(x.count), 0,
+	    x.messages)) == NULL)
 		return false;
-	size = index_size(x.count);
-	messages = calloc((size_t)x.count + 1, sizeof(*messages));
-	if (messages == NULL)
-		return false;
-	drop->messages = messages;
 	drop->count = (size_t)x.count;
-	if (read_at(drop->side, messages, size, SIDE_DATA + sizeof(x)) ==
-	    (ssize_t)size &&
-	    same_digest(digest_of(messages, size), x.messages) &&
-	    is_plausible(drop, st->st_size))
-		return drop->indexed = true;
-	free(messages);
+	if (is_plausible(drop))
+		return true;
+	free(drop->messages);
 	drop->messages = NULL;
 	drop->count = 0;
 	return false;
@@ -1348,24 +1356,13 @@ load_index(struct maildrop *drop, const struct stat *st)
 static bool
 load_ids(struct maildrop *drop)
 {
-	struct unique_id *ids;
 	struct index x;
-	size_t size;
 
-	if (!drop->indexed || !read_index(drop, &x) ||
-	    x.count != drop->count || (x.ids.a == 0 && x.ids.b == 0))
+	if (!read_index(drop, &x) || x.count != drop->count)
 		return false;
-	size = drop->count * sizeof(*ids);
-	if ((ids = malloc(size)) == NULL)
-		return false;
-	if (read_at(drop->side, ids, size, (off_t)(SIDE_DATA + sizeof(x) +
-	    index_size(x.count))) != (ssize_t)size ||
-	    !same_digest(digest_of(ids, size), x.ids)) {
-		free(ids);
-		return false;
-	}
-	drop->ids = ids;
-	return drop->ids_indexed = true;
+	drop->ids = read_array(drop, drop->count * sizeof(*drop->ids),
+	    index_size(x.count), x.ids);
+	return drop->ids != NULL;
 }
 
 void
@@ -1377,9 +1374,8 @@ maildrop_index(struct maildrop *drop)
 	struct index x;
 	struct stat now;
 
-	if (!drop->writable || drop->fd == -1 ||
+	if (!drop->news || !drop->writable ||
 	    drop->seen.st_size < INDEX_MIN ||
-	    (drop->indexed && (ids == 0 || drop->ids_indexed)) ||
 	    sizeof(x) + size + ids > DATA_AREA_MAX ||
 	    fstat(drop->fd, &now) == -1 || !is_unchanged(drop, &now))
 		return;
@@ -1530,7 +1526,8 @@ maildrop_ids(struct maildrop *drop)
 	if (n == -1) {
 		free(drop->ids);
 		drop->ids = NULL;
-	}
+	} else
+		drop->news = true;
 	return n;
 }
 
@@ -2296,7 +2293,7 @@ maildrop_scan(struct maildrop *drop)
 	if (drop->fd != -1) {
 		if (fstat(drop->fd, &drop->seen) == -1)
 			n = fail(drop, errno, "cannot look at the mailbox");
-		else if (!load_index(drop, &drop->seen))
+		else if ((drop->news = !load_index(drop)))
 			n = find_messages(drop);
 		drop->settled = now - drop->seen.st_ctime > SETTLED_SECONDS;
 	}

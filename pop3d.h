@@ -146,8 +146,7 @@ struct maildrop {
 	int		 locked;	/* what lock() has taken */
 	time_t		 touched;	/* when the dotlock was, last */
 	sigset_t	 signals;	/* the mask to restore in unlock() */
-	bool		 indexed;	/* the index has the messages */
-	bool		 ids_indexed;	/* and their unique-ids */
+	bool		 news;		/* the index lacks what was found out */
 };
 
 /*
