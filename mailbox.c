@@ -110,11 +110,15 @@ struct update {
 	size_t		 dead;		/* no deleted message before this */
 };
 
-struct index {
-	uint64_t	magic;
+struct stamp {				/* another one: the mailbox changed */
 	uint64_t	device, inode;
 	int64_t		size;
 	int64_t		mtime[2], ctime[2];
+};
+
+struct index {
+	uint64_t	magic;
+	struct stamp	mailbox;
 	uint64_t	count;
 	struct digest	messages;	/* checksums of the two arrays */
 	struct digest	ids;		/* 0, 0 if there are none */
@@ -222,14 +226,21 @@ same_file(const struct stat *a, const struct stat *b)
 	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-static bool
-same_times(const struct stat *a, const struct stat *b)
+static struct stamp
+stamp_of(const struct stat *st)
 {
-	return same_file(a, b) && a->st_size == b->st_size &&
-	    a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
-	    a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-	    a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
-	    a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+	return (struct stamp){ .device = st->st_dev, .inode = st->st_ino,
+	    .size = st->st_size,
+	    .mtime = { st->st_mtim.tv_sec, st->st_mtim.tv_nsec },
+	    .ctime = { st->st_ctim.tv_sec, st->st_ctim.tv_nsec } };
+}
+
+static bool
+has_stamp(const struct stat *st, const struct stamp *was)
+{
+	struct stamp now = stamp_of(st);
+
+	return memcmp(&now, was, sizeof(now)) == 0;
 }
 
 static int
@@ -1067,7 +1078,9 @@ find_messages(struct maildrop *drop)
 static bool
 is_unchanged(const struct maildrop *drop, const struct stat *now)
 {
-	return drop->settled && same_times(&drop->seen, now);
+	struct stamp seen = stamp_of(&drop->seen);
+
+	return drop->settled && has_stamp(now, &seen);
 }
 
 static bool
@@ -1263,20 +1276,6 @@ same_digest(struct digest a, struct digest b)
 	return a.a == b.a && a.b == b.b;
 }
 
-static void
-index_stamp(struct index *x, const struct stat *st)
-{
-	memset(x, 0, sizeof(*x));
-	x->magic = INDEX_MAGIC;
-	x->device = st->st_dev;
-	x->inode = st->st_ino;
-	x->size = st->st_size;
-	x->mtime[0] = st->st_mtim.tv_sec;
-	x->mtime[1] = st->st_mtim.tv_nsec;
-	x->ctime[0] = st->st_ctim.tv_sec;
-	x->ctime[1] = st->st_ctim.tv_nsec;
-}
-
 /* Bytes of the messages in an index; their unique-ids follow. */
 static size_t
 index_size(uint64_t count)
@@ -1288,15 +1287,13 @@ static bool
 read_index(const struct maildrop *drop, struct index *x)
 {
 	struct digest self;
-	struct index now;
 
 	if (drop->side == -1 || read_at(drop->side, x, sizeof(*x),
 	    SIDE_DATA) != sizeof(*x))
 		return false;
 	self = digest_of(x, offsetof(struct index, self));
-	index_stamp(&now, &drop->seen);
-	return same_digest(self, x->self) &&
-	    memcmp(x, &now, offsetof(struct index, count)) == 0 &&
+	return same_digest(self, x->self) && x->magic == INDEX_MAGIC &&
+	    has_stamp(&drop->seen, &x->mailbox) &&
 	    x->count <= DATA_AREA_MAX / sizeof(struct message);
 }
 
@@ -1371,7 +1368,7 @@ maildrop_index(struct maildrop *drop)
 	size_t size = index_size(drop->count);
 	size_t ids = drop->ids == NULL ? 0 :
 	    drop->count * sizeof(*drop->ids);
-	struct index x;
+	struct index x = { .magic = INDEX_MAGIC, .count = drop->count };
 	struct stat now;
 
 	if (!drop->news || !drop->writable ||
@@ -1379,8 +1376,7 @@ maildrop_index(struct maildrop *drop)
 	    sizeof(x) + size + ids > DATA_AREA_MAX ||
 	    fstat(drop->fd, &now) == -1 || !is_unchanged(drop, &now))
 		return;
-	index_stamp(&x, &drop->seen);
-	x.count = drop->count;
+	x.mailbox = stamp_of(&drop->seen);
 	x.messages = digest_of(drop->messages, size);
 	if (ids != 0)
 		x.ids = digest_of(drop->ids, ids);

@@ -163,13 +163,12 @@ forge_index(struct input *in, char *side)
 {
 	struct message *messages = (void *)(side + SIDE_DATA +
 	    sizeof(struct index));
-	struct index x;
 	struct stat st;
 	uint64_t count = take_octet(in) % 8;
+	struct index x = { .magic = INDEX_MAGIC, .count = count };
 
 	CHECK(stat(scratch("box"), &st) == 0);
-	index_stamp(&x, &st);
-	x.count = count;
+	x.mailbox = stamp_of(&st);
 	for (uint64_t i = 0; i < count; i++)
 		messages[i] = (struct message){ .start = any_offset(in),
 		    .octets = any_offset(in), .digest = take_octet(in),
