@@ -63,8 +63,6 @@
 #define RECORD_MAGIC	0x33706f7055504431ULL
 #define INDEX_MAGIC	0x33706f7049445831ULL
 
-enum { LOCKED_KERNEL = 1, LOCKED_DOT = 2 };	/* drop->locked */
-
 struct digest {
 	uint64_t	a, b;
 };
@@ -392,7 +390,6 @@ dotlock(struct maildrop *drop)
 	if (!is_name_of(drop, drop->lock_name, drop->hitch))
 		return fail(drop, error == EEXIST ? EAGAIN : error,
 		    "dotlock: %s", strerror(error));
-	drop->locked |= LOCKED_DOT;
 	drop->touched = seconds();
 	return 0;
 }
@@ -419,13 +416,12 @@ unlock(struct maildrop *drop)
 {
 	int error = errno;
 
-	if (drop->locked == 0)
+	if (!drop->locked)
 		return;
-	if ((drop->locked & LOCKED_DOT) != 0 &&
-	    is_name_of(drop, drop->lock_name, drop->hitch))
+	if (is_name_of(drop, drop->lock_name, drop->hitch))
 		remove_name(drop, drop->lock_name);
 	kernel_lock(drop->fd, F_UNLCK);
-	drop->locked = 0;
+	drop->locked = false;
 	sigprocmask(SIG_SETMASK, &drop->signals, NULL);
 	errno = error;
 }
@@ -458,7 +454,7 @@ lock(struct maildrop *drop, bool exclusive)
 	for (;;) {
 		waited = seconds() - start;
 		sigprocmask(SIG_BLOCK, &all, &drop->signals);
-		drop->locked = LOCKED_KERNEL;
+		drop->locked = true;
 		if (try_locks(drop, exclusive,
 		    exclusive || waited < DOT_SECONDS) == 0)
 			return 0;
@@ -472,8 +468,7 @@ lock(struct maildrop *drop, bool exclusive)
 static void
 touch_dotlock(struct maildrop *drop)
 {
-	if ((drop->locked & LOCKED_DOT) == 0 ||
-	    seconds() - drop->touched < TOUCH_SECONDS)
+	if (seconds() - drop->touched < TOUCH_SECONDS)
 		return;
 	if (is_name_of(drop, drop->lock_name, drop->hitch))
 		futimens(drop->hitch, NULL);

@@ -143,7 +143,7 @@ struct maildrop {
 	gid_t		 spool;		/* to create files in dir with */
 	struct stat	 seen;		/* the mailbox as it was scanned */
 	bool		 settled;	/* a change since would show in seen */
-	int		 locked;	/* what lock() has taken */
+	bool		 locked;	/* by lock() */
 	time_t		 touched;	/* when the dotlock was, last */
 	sigset_t	 signals;	/* the mask to restore in unlock() */
 	bool		 news;		/* the index lacks what was found out */
