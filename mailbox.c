@@ -1102,15 +1102,14 @@ message_check(struct maildrop *drop, size_t n)
 	    CHECK_SIZE) == -1)
 		return -1;
 	s.first = false;
-	if (s.at < s.end && (size = window(&s)) > 0 &&
-	    is_from(&s, (size_t)size))
+	if ((size = window(&s)) > 0 && is_from(&s, (size_t)size))
 		found = next_message(&s, &m);
 	scan_end(&s);
-	if (found == 1 && !same_message(&m, &drop->messages[n]))
-		found = 0;
-	if (found == 0)
+	if (found == 1 && same_message(&m, &drop->messages[n]))
+		return 0;
+	if (found != -1)
 		errno = ESTALE;
-	return found == 1 ? 0 : -1;
+	return -1;
 }
 
 /* Where what belongs to message n ends: with its separator. */
@@ -1390,16 +1389,15 @@ maildrop_index(struct maildrop *drop)
 static void
 scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
 {
-	off_t skipped = drop->messages[n].start - s->at;
-	struct reading r;
+	const struct message *m = &drop->messages[n];
+	off_t skipped = m->start - s->at;
 
-	message_begin(drop, n, &r);
 	if (skipped >= 0 && skipped <= s->last - s->next)
 		s->next += skipped;
 	else
 		s->next = s->last = s->buf + PAGE;
-	s->at = drop->messages[n].start;
-	s->end = r.end;
+	s->at = m->start;
+	s->end = message_end(drop, n) - separator(m);
 }
 
 /*
