@@ -2115,22 +2115,22 @@ recover(struct maildrop *drop, const struct record *rec)
 /* ---- opening and closing ---- */
 
 gid_t
-maildrop_gid(const char *path, const struct passwd *pw)
+maildrop_gid(const char *path, gid_t own)
 {
-	char dir[PATH_MAX];
-	struct stat st = { .st_uid = 0 };
+	char dir[PATH_MAX] = "/";
+	struct stat st;
 	const char *p;
 
 	/* Whoever could rename a part of the path could choose the group. */
 	for (p = strchr(path + 1, '/'); p != NULL; p = strchr(p + 1, '/'))
-		if (strlcpy(dir, path, sizeof(dir)) >= sizeof(dir) ||
-		    (dir[p - path] = '\0', lstat(dir, &st)) == -1 ||
-		    st.st_uid != 0)
-			return pw->pw_gid;
+		if (snprintf(dir, sizeof(dir), "%.*s", (int)(p - path),
+		    path) >= (int)sizeof(dir) ||
+		    lstat(dir, &st) == -1 || st.st_uid != 0)
+			return own;
 	if (stat(dir, &st) == -1 || !S_ISDIR(st.st_mode) || st.st_uid != 0 ||
 	    st.st_gid == 0 || (st.st_mode & S_IWGRP) == 0 ||
 	    (st.st_mode & S_IWOTH) != 0)
-		return pw->pw_gid;
+		return own;
 	return st.st_gid;
 }
 

@@ -406,7 +406,7 @@ begin_transaction(const struct passwd *pw, const char *method)
 		errno = EPERM;
 		return trouble("path");
 	}
-	spool = getuid() != 0 ? getgid() : maildrop_gid(path, pw);
+	spool = getuid() != 0 ? getgid() : maildrop_gid(path, pw->pw_gid);
 	drop_privileges(pw, spool);
 	setproctitle("%s %s", session.user, session.peer);
 

@@ -150,11 +150,11 @@ struct maildrop {
 };
 
 /*
- * The gid with which pw can create files in the directory of the mailbox
- * path: the directory's, if only its group may write there and every directory
- * on the way is root's, or else pw->pw_gid.
+ * The gid with which a user whose own one is own can create files in the
+ * directory of the mailbox path: the directory's, if only its group may write
+ * there and every directory on the way is root's, or else own.
  */
-gid_t maildrop_gid(const char *path, const struct passwd *pw);
+gid_t maildrop_gid(const char *path, gid_t own);
 
 /*
  * Open the maildrop of the mailbox path: take the session lock, which is the

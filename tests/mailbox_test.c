@@ -845,23 +845,21 @@ a_new_dotlock_in_the_place_of_a_stale_one_stands(void **state)
 static void
 the_spool_gives_its_gid(void **state)
 {
-	struct passwd pw = { .pw_gid = 12345 };
-
 	(void)state;
 	assert_int_equal(chmod(dir, 0775), 0);
-	assert_int_equal(maildrop_gid(path, &pw), 12345);	/* gid 0 */
+	assert_int_equal(maildrop_gid(path, 12345), 12345);	/* gid 0 */
 	if (chown(dir, (uid_t)-1, 8) == -1)
 		skip();		/* not root */
-	assert_int_equal(maildrop_gid(path, &pw), 8);
+	assert_int_equal(maildrop_gid(path, 12345), 8);
 	assert_int_equal(chmod(dir, 02775), 0);
-	assert_int_equal(maildrop_gid(path, &pw), 8);
+	assert_int_equal(maildrop_gid(path, 12345), 8);
 	assert_int_equal(chmod(dir, 0777), 0);
-	assert_int_equal(maildrop_gid(path, &pw), 12345);
+	assert_int_equal(maildrop_gid(path, 12345), 12345);
 	assert_int_equal(chmod(dir, 0755), 0);
-	assert_int_equal(maildrop_gid(path, &pw), 12345);
+	assert_int_equal(maildrop_gid(path, 12345), 12345);
 	assert_int_equal(chmod(dir, 0775), 0);
 	assert_int_equal(chown(dir, 1, 8), 0);
-	assert_int_equal(maildrop_gid(path, &pw), 12345);
+	assert_int_equal(maildrop_gid(path, 12345), 12345);
 }
 
 static int
