@@ -306,7 +306,7 @@ give_back_room(const struct maildrop *drop)
 {
 	int error = errno;
 
-	if (ftruncate(drop->side, SIDE_DATA) == -1 || error != 0)
+	if (ftruncate(drop->side, SIDE_DATA) == -1)
 		errno = error;
 }
 
@@ -1657,9 +1657,7 @@ reserve(struct update *u, off_t size)
 	off_t most = size - rec->r;
 
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
-	    limit.rlim_cur != RLIM_INFINITY &&
-	    ((off_t)limit.rlim_cur < size ||
-	    (off_t)limit.rlim_cur < SIDE_DATA))
+	    (limit.rlim_cur < (rlim_t)size || limit.rlim_cur < SIDE_DATA))
 		return fail(u->drop, EFBIG, "file size limit below the "
 		    "mailbox");
 	if (most <= rec->r - rec->w)
