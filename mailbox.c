@@ -2223,12 +2223,15 @@ open_side(struct maildrop *drop)
 	return fail(drop, EAGAIN, "the side file is being replaced");
 }
 
-/* Once, and never again: a POSIX lock would go with any close of the file. */
+/*
+ * Once, and never again: a POSIX lock would go with any close of the file.
+ * Whether it still is the file that was looked at is seen under the lock.
+ */
 static int
 open_mailbox(struct maildrop *drop)
 {
 	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-	struct stat st, opened;
+	struct stat st;
 
 	if (fstatat(drop->dir, drop->name, &st, AT_SYMLINK_NOFOLLOW) == -1)
 		return errno == ENOENT ? 0 :
@@ -2240,11 +2243,8 @@ open_mailbox(struct maildrop *drop)
 		drop->writable = false;
 		drop->fd = openat(drop->dir, drop->name, O_RDONLY | flags);
 	}
-	if (drop->fd == -1 || fstat(drop->fd, &opened) == -1)
-		return fail(drop, errno, "cannot open the mailbox");
-	if (!same_file(&st, &opened))
-		return fail(drop, ESTALE, "the mailbox is being replaced");
-	return 0;
+	return drop->fd != -1 ? 0 :
+	    fail(drop, errno, "cannot open the mailbox");
 }
 
 int
