@@ -63,6 +63,17 @@
 #define RECORD_MAGIC	0x33706f7055504431ULL
 #define INDEX_MAGIC	0x33706f7049445831ULL
 
+/* Limits that a test build makes smaller. */
+#ifndef LOCK_SECONDS
+#define LOCK_SECONDS	30		/* that locks are tried for */
+#endif
+#ifndef DATA_AREA_MAX
+#define DATA_AREA_MAX	(64 << 20)	/* bytes of the side file's data area */
+#endif
+#ifndef INDEX_MIN
+#define INDEX_MIN	(1 << 20)	/* bytes of a mailbox worth an index */
+#endif
+
 struct digest {
 	uint64_t	a, b;
 };

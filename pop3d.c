@@ -58,6 +58,14 @@
 #define LOGGED_OCTETS	64		/* of a stranger's text */
 #define REST		(-1)		/* the argument is the rest of line */
 
+/* Limits that a test build makes smaller, to reach them in its lifetime. */
+#ifndef LOGIN_SECONDS
+#define LOGIN_SECONDS	60		/* to log in, in all */
+#endif
+#ifndef AUTOLOGOUT_MIN
+#define AUTOLOGOUT_MIN	600		/* seconds: RFC 1939, section 3 */
+#endif
+
 enum state { AUTHORIZATION, TRANSACTION, UPDATE };
 
 /*

@@ -34,23 +34,6 @@
 
 #define POP3D_VERSION	"1.0"
 
-/* Limits that a test build makes smaller, to reach them in its lifetime. */
-#ifndef LOGIN_SECONDS
-#define LOGIN_SECONDS	60	/* to log in, in all */
-#endif
-#ifndef AUTOLOGOUT_MIN
-#define AUTOLOGOUT_MIN	600	/* seconds: RFC 1939, section 3 */
-#endif
-#ifndef LOCK_SECONDS
-#define LOCK_SECONDS	30	/* that locks are tried for */
-#endif
-#ifndef DATA_AREA_MAX
-#define DATA_AREA_MAX	(64 << 20)	/* bytes of the side file's data area */
-#endif
-#ifndef INDEX_MIN
-#define INDEX_MIN	(1 << 20)	/* bytes of a mailbox worth an index */
-#endif
-
 /* auth.c: who it is, and giving up being root */
 
 enum auth {
