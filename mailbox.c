@@ -1139,10 +1139,23 @@ separator(const struct message *m)
 }
 
 /*
- * Before UPDATE, under its locks: scan again and compare.  What grew behind
- * the last message must begin with a From_ line, or a deliverer was still
- * writing that message: it can stay, but it can't be deleted.
+ * Whether m, which ends at end, is what message i was.  If the last one is not,
+ * though it begins where it did, a deliverer was still writing it: it can stay,
+ * but it can't be deleted.
  */
+static bool
+is_still(const struct maildrop *drop, size_t i, const struct message *m,
+    off_t end)
+{
+	const struct message *was = &drop->messages[i];
+
+	if (same_message(m, was) && end == message_end(drop, i))
+		return true;
+	return i == drop->count - 1 && m->start == was->start &&
+	    (was->flags & MSG_DELETED) == 0;
+}
+
+/* Before UPDATE, under its locks: scan again and compare. */
 static int
 check_all(struct maildrop *drop)
 {
@@ -1161,16 +1174,10 @@ check_all(struct maildrop *drop)
 	    scan_begin(&s, drop->fd, 0, now.st_size, SCAN_SIZE) == -1)
 		return -1;
 	if (skip_empty_lines(&s) == 0)
-		while (i < drop->count && (n = next_message(&s, &m)) == 1) {
-			if ((!same_message(&m, &drop->messages[i]) ||
-			    s.at != message_end(drop, i)) &&
-			    (i < drop->count - 1 ||
-			    (drop->messages[i].flags & MSG_DELETED) != 0 ||
-			    m.start != drop->messages[i].start))
-				break;
+		while (i < drop->count && (n = next_message(&s, &m)) == 1 &&
+		    is_still(drop, i, &m, s.at))
 			if (++i % 256 == 0)
 				touch_dotlock(drop);
-		}
 	scan_end(&s);
 	if (i == drop->count)
 		return 0;
