@@ -1590,17 +1590,6 @@ unique_id(const struct maildrop *drop, size_t n, char *text)
  * The order of writes and fsyncs was checked by a model at every crash point.
  */
 
-static bool
-is_deleted(const struct maildrop *drop)
-{
-	size_t i;
-
-	for (i = 0; i < drop->count; i++)
-		if (drop->messages[i].flags & MSG_DELETED)
-			return true;
-	return false;
-}
-
 /* Where the next deleted message begins, or size. */
 static off_t
 next_dead(struct update *u, off_t size)
@@ -1904,9 +1893,9 @@ close_hole(struct update *u)
 
 /* Under all locks, the messages being where the scan found them. */
 static int
-update(struct maildrop *drop)
+update(struct update u)
 {
-	struct update u = { .drop = drop };
+	struct maildrop *drop = u.drop;
 	struct stat st, side;
 	off_t w, r;
 
@@ -1940,9 +1929,10 @@ update(struct maildrop *drop)
 int
 maildrop_update(struct maildrop *drop)
 {
+	struct update u = { .drop = drop };
 	int n;
 
-	if (!is_deleted(drop))
+	if (next_dead(&u, -1) == -1)	/* there is none */
 		return 0;
 	if (!drop->writable)
 		return fail(drop, EROFS, "the maildrop cannot be written");
@@ -1952,7 +1942,7 @@ maildrop_update(struct maildrop *drop)
 		n = fail(drop, errno, "mailbox was changed by another "
 		    "program");
 	else
-		n = update(drop);
+		n = update(u);
 	unlock(drop);
 	return n;
 }
