@@ -74,10 +74,6 @@
 #define INDEX_MIN	(1 << 20)	/* bytes of a mailbox worth an index */
 #endif
 
-struct digest {
-	uint64_t	a, b;
-};
-
 struct scan {
 	int		 fd;
 	off_t		 at;	/* offset in the mailbox of next */
@@ -1472,8 +1468,7 @@ digest_message(struct scan *s, const struct maildrop *drop, size_t n,
 	if (s->at + size == s->end && size > 0 && s->next[size - 1] == '\n')
 		size--;
 	digest_add(&s->digest, s->next, (size_t)size);
-	id->digest[0] = s->digest.a;
-	id->digest[1] = s->digest.b;
+	id->digest = s->digest;
 	return 0;
 }
 
@@ -1493,11 +1488,10 @@ number_twins(struct maildrop *drop)
 	for (i = 0; i < drop->count; i++) {
 		id = &drop->ids[i];
 		id->twin = 1;
-		for (at = id->digest[0] & (size - 1); table[at] != 0;
+		for (at = id->digest.a & (size - 1); table[at] != 0;
 		    at = (at + 1) & (size - 1)) {
 			other = &drop->ids[table[at] - 1];
-			if (other->digest[0] == id->digest[0] &&
-			    other->digest[1] == id->digest[1]) {
+			if (same_digest(other->digest, id->digest)) {
 				id->twin = other->twin + 1;
 				break;
 			}
@@ -1545,8 +1539,8 @@ unique_id(const struct maildrop *drop, size_t n, char *text)
 	int i;
 
 	for (i = 0; i < 32; i++)
-		*text++ = "0123456789abcdef"[id->digest[i / 16] >>
-		    (60 - i % 16 * 4) & 15];
+		*text++ = "0123456789abcdef"[(i < 16 ? id->digest.a :
+		    id->digest.b) >> (60 - i % 16 * 4) & 15];
 	*text = '\0';
 	if (id->twin > 1)
 		snprintf(text, UNIQUE_ID_SIZE - 32, "-%lu",

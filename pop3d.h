@@ -90,8 +90,12 @@ struct message {
 	uint16_t	flags;
 };
 
+struct digest {
+	uint64_t	a, b;
+};
+
 struct unique_id {
-	uint64_t	digest[2];
+	struct digest	digest;
 	uint32_t	twin;	/* 1 for the first message with this digest */
 };
 
