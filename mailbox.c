@@ -2199,28 +2199,25 @@ open_hitch(struct maildrop *drop)
 	return 0;
 }
 
-/* Without these mail can be read, but not deleted. */
+/* Side file, session lock, hitch.  Without these mail can only be read. */
 static int
-open_side(struct maildrop *drop)
+begin_session(struct maildrop *drop)
 {
 	int n, tries;
 
 	for (tries = 0; tries < 10; tries++) {
-		if ((n = open_side_file(drop)) == -1)
+		n = open_side_file(drop);
+		if (n == -1 || (n == 1 && session_lock(drop) == -1))
 			return -1;
-		if (n == 1 && session_lock(drop) == -1)
-			return -1;
-		if (n == 1 && is_name_of(drop, drop->side_name, drop->side)) {
-			if (open_hitch(drop) == 0)
-				return 0;
-			n = 0;
+		if (n == 1 && !is_name_of(drop, drop->side_name, drop->side)) {
+			close(drop->side);	/* set aside as we came */
+			continue;
 		}
-		if (n == 0) {
+		if (n == 0 || open_hitch(drop) == -1) {
 			drop->writable = false;
 			strlcpy(drop->note, drop->why, sizeof(drop->note));
-			return 0;
 		}
-		close(drop->side);	/* it was set aside as we came */
+		return 0;
 	}
 	return fail(drop, EAGAIN, "the side file is being replaced");
 }
@@ -2258,7 +2255,7 @@ maildrop_open(struct maildrop *drop, const char *path, gid_t spool)
 	drop->dir = drop->fd = drop->side = drop->hitch = -1;
 	drop->spool = spool;
 	drop->writable = true;
-	if (open_directory(drop, path) == -1 || open_side(drop) == -1 ||
+	if (open_directory(drop, path) == -1 || begin_session(drop) == -1 ||
 	    open_mailbox(drop) == -1)
 		return -1;
 	if (latest_record(drop, &rec) == -1)
