@@ -2247,14 +2247,16 @@ open_mailbox(struct maildrop *drop)
 }
 
 int
-maildrop_open(struct maildrop *drop, const char *path, gid_t spool)
+maildrop_open(struct maildrop *drop, const char *path)
 {
 	struct record rec;
+	gid_t real, effective;
 
 	memset(drop, 0, sizeof(*drop));
 	drop->dir = drop->fd = drop->side = drop->hitch = -1;
-	drop->spool = spool;
 	drop->writable = true;
+	if (getresgid(&real, &effective, &drop->spool) == -1)
+		return fail(drop, errno, "cannot tell the saved gid");
 	if (open_directory(drop, path) == -1 || begin_session(drop) == -1 ||
 	    open_mailbox(drop) == -1)
 		return -1;

@@ -406,7 +406,6 @@ begin_transaction(const struct passwd *pw, const char *method)
 	const char *path = session.mailbox, *missing;
 	long long octets;
 	size_t count;
-	gid_t spool;
 
 	alarm(0);
 	session.state = TRANSACTION;
@@ -414,11 +413,11 @@ begin_transaction(const struct passwd *pw, const char *method)
 		errno = EPERM;
 		return trouble("path");
 	}
-	spool = getuid() != 0 ? getgid() : maildrop_gid(path, pw->pw_gid);
-	drop_privileges(pw, spool);
+	drop_privileges(pw, getuid() != 0 ? getgid() :
+	    maildrop_gid(path, pw->pw_gid));
 	setproctitle("%s %s", session.user, session.peer);
 
-	if (maildrop_open(&drop, path, spool) == -1)
+	if (maildrop_open(&drop, path) == -1)
 		return trouble("open");
 	if (drop.note[0] != '\0')
 		syslog(drop.writable ? LOG_CRIT : LOG_WARNING,

@@ -127,7 +127,7 @@ struct maildrop {
 	int		 fd;
 	int		 side;
 	int		 hitch;
-	gid_t		 spool;		/* to create files in dir with */
+	gid_t		 spool;		/* the saved gid: use_gid() */
 	struct stat	 seen;		/* the mailbox as it was scanned */
 	bool		 settled;	/* a change since would show in seen */
 	bool		 locked;	/* by lock() */
@@ -147,9 +147,9 @@ gid_t maildrop_gid(const char *path, gid_t own);
  * Open the maildrop of the mailbox path: take the session lock, which is the
  * exclusive-access lock of RFC 1939, section 4; recover an UPDATE that was cut
  * short (pop3d.8, THE SIDE FILE); lock the mailbox for the scan, which blocks
- * all signals until then.  spool is the gid that maildrop_gid() gave.  A
- * missing mailbox is an empty maildrop.  Returns 0, or -1 with errno and
- * drop->why:
+ * all signals until then.  Files in its directory are created with the saved
+ * gid.  A missing mailbox is an empty maildrop.  Returns 0, or -1 with errno
+ * and drop->why:
  *	EBUSY	another session has the maildrop: [IN-USE]
  *	EAGAIN	another program has it locked: [IN-USE]
  *	EPERM	it is not a file of the user's alone: [SYS/PERM]
@@ -158,7 +158,7 @@ gid_t maildrop_gid(const char *path, gid_t own);
  * drop->writable, why it is not.
  * maildrop_close() is due in every case.
  */
-int maildrop_open(struct maildrop *drop, const char *path, gid_t spool);
+int maildrop_open(struct maildrop *drop, const char *path);
 
 /*
  * Find the messages and release the lock that maildrop_open() took.  One

@@ -173,7 +173,7 @@ put_text(const char *text)
 static void
 open_drop(void)
 {
-	if (maildrop_open(&drop, path, getgid()) == -1 ||
+	if (maildrop_open(&drop, path) == -1 ||
 	    maildrop_scan(&drop) == -1)
 		fail_msg("%s: %s", strerror(errno), drop.why);
 }

@@ -93,7 +93,7 @@ session(const char *path, const char *box, size_t size)
 	struct ref_maildrop want;
 	int good = reference_scan(box, size, &want);
 
-	EQUAL(maildrop_open(&drop, path, getgid()), 0);
+	EQUAL(maildrop_open(&drop, path), 0);
 	EQUAL(maildrop_scan(&drop), good);
 	if (good == 0) {
 		EQUAL(drop.count, want.count);

@@ -99,7 +99,7 @@ session(void)
 	struct reading r;
 	bool good;
 
-	good = maildrop_open(&drop, scratch("box"), getgid()) == 0 &&
+	good = maildrop_open(&drop, scratch("box")) == 0 &&
 	    maildrop_scan(&drop) == 0;
 	if (good) {
 		bool ids = maildrop_ids(&drop) == 0;

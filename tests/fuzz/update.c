@@ -397,7 +397,7 @@ end(bool killed)
 static bool
 login(void)
 {
-	if (maildrop_open(&drop, scratch("box"), getgid()) == -1 ||
+	if (maildrop_open(&drop, scratch("box")) == -1 ||
 	    maildrop_scan(&drop) == -1) {
 		if (getenv("FUZZ_SHOW") != NULL)
 			warn("login: %s", drop.why);
