@@ -378,12 +378,13 @@ cmd_user(char **args)
 
 /* -m with %u, %h and %% filled in; false: no way. */
 static bool
-mailbox_path(const struct passwd *pw, char *path, size_t size)
+set_mailbox(const struct passwd *pw)
 {
+	const size_t size = sizeof(session.mailbox);
 	const char *p, *text;
 	char one[2] = { 0 };
 
-	*path = '\0';
+	session.mailbox[0] = '\0';
 	for (p = option.mailbox; *p != '\0'; p++) {
 		one[0] = *p;
 		text = one;
@@ -392,10 +393,11 @@ mailbox_path(const struct passwd *pw, char *path, size_t size)
 			text = *p == 'u' ? pw->pw_name :
 			    *p == 'h' ? pw->pw_dir : *p == '%' ? "%" : NULL;
 		}
-		if (text == NULL || strlcat(path, text, size) >= size)
+		if (text == NULL ||
+		    strlcat(session.mailbox, text, size) >= size)
 			return false;
 	}
-	return path[0] == '/' && pw->pw_name[0] != '.';
+	return session.mailbox[0] == '/' && pw->pw_name[0] != '.';
 }
 
 /* From root to the user, and to TRANSACTION: +OK only with all in hand. */
@@ -403,21 +405,21 @@ static const char *
 begin_transaction(const struct passwd *pw, const char *method)
 {
 	char user[4 * LOGGED_OCTETS + 1];
-	const char *path = session.mailbox, *missing;
+	const char *missing;
 	long long octets;
 	size_t count;
 
 	alarm(0);
 	session.state = TRANSACTION;
-	if (!mailbox_path(pw, session.mailbox, sizeof(session.mailbox))) {
+	if (!set_mailbox(pw)) {
 		errno = EPERM;
 		return trouble("path");
 	}
 	drop_privileges(pw, getuid() != 0 ? getgid() :
-	    maildrop_gid(path, pw->pw_gid));
+	    maildrop_gid(session.mailbox, pw->pw_gid));
 	setproctitle("%s %s", session.user, session.peer);
 
-	if (maildrop_open(&drop, path) == -1)
+	if (maildrop_open(&drop, session.mailbox) == -1)
 		return trouble("open");
 	if (drop.note[0] != '\0')
 		syslog(drop.writable ? LOG_CRIT : LOG_WARNING,
@@ -437,23 +439,23 @@ begin_transaction(const struct passwd *pw, const char *method)
 	return NULL;
 }
 
-/* user is session.user; the reply to PASS or AUTH is sent, or returned. */
+/* As session.user: the reply to PASS or AUTH is sent, or returned. */
 static const char *
-login(const char *user, const char *pass, const char *method)
+login(const char *pass, const char *method)
 {
-	char logged[4 * LOGGED_OCTETS + 1];
+	char user[4 * LOGGED_OCTETS + 1];
 	struct passwd *pw;
 	enum auth result;
 	const char *why;
 
-	result = auth_user(user, pass,
+	result = auth_user(session.user, pass,
 	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
 	    &pw, &why);
 	wipe_input();
 	if (result == AUTH_OK)
 		return begin_transaction(pw, method);
 	syslog(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
-	    "reason=%s", printable(logged, user), session.peer, method,
+	    "reason=%s", printable(user, session.user), session.peer, method,
 	    option.encrypted ? "yes" : "no", why);
 	session.user[0] = '\0';
 	if (++session.tries == LOGIN_TRIES)
@@ -475,7 +477,7 @@ cmd_pass(char **args)
 		return no_passwords;
 	if (session.user[0] == '\0')
 		return "USER first";
-	return login(session.user, args[0], "PASS");
+	return login(args[0], "PASS");
 }
 
 /* Base64, in place.  How many octets, with room for one more, or -1. */
@@ -529,7 +531,7 @@ plain(char *response)
 		session.user[0] = '\0';
 		return "user name too long";
 	}
-	return login(session.user, pass, "PLAIN");
+	return login(pass, "PLAIN");
 }
 
 static const char *
@@ -1036,9 +1038,10 @@ set_peer(const char *host)
 }
 
 static bool
-is_loopback(const char *host)
+is_loopback(void)
 {
-	return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
+	return strncmp(session.peer, "127.", 4) == 0 ||
+	    strcmp(session.peer, "::1") == 0;
 }
 
 /*
@@ -1065,8 +1068,7 @@ find_peer(void)
 			address = &((struct sockaddr_in6 *)&ss)->sin6_addr;
 	}
 	if (address != NULL && inet_ntop(ss.ss_family, address, host,
-	    sizeof(host)) != NULL && set_peer(host) &&
-	    !is_loopback(session.peer))
+	    sizeof(host)) != NULL && set_peer(host) && !is_loopback())
 		return;
 	for (i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
 		if ((value = getenv(variables[i])) != NULL && set_peer(value))
@@ -1117,7 +1119,7 @@ main(int argc, char **argv, char **envp)
 	if (option.proxy)
 		read_proxy();
 	session.passwords = option.encrypted || option.clear ||
-	    is_loopback(session.peer) || isatty(STDIN_FILENO);
+	    is_loopback() || isatty(STDIN_FILENO);
 
 	put_line("+OK POP3 server ready");
 	while (session.state == AUTHORIZATION)
