@@ -2278,13 +2278,13 @@ maildrop_scan(struct maildrop *drop)
 	time_t now = file_clock(drop);
 	int n = 0;
 
-	if (drop->fd != -1) {
-		if (fstat(drop->fd, &drop->seen) == -1)
-			n = fail(drop, errno, "cannot look at the mailbox");
-		else if ((drop->news = !load_index(drop)))
-			n = find_messages(drop);
-		drop->settled = now - drop->seen.st_ctime > SETTLED_SECONDS;
-	}
+	if (drop->fd == -1)
+		return 0;
+	if (fstat(drop->fd, &drop->seen) == -1)
+		n = fail(drop, errno, "cannot look at the mailbox");
+	else if ((drop->news = !load_index(drop)))
+		n = find_messages(drop);
+	drop->settled = now - drop->seen.st_ctime > SETTLED_SECONDS;
 	unlock(drop);
 	return n;
 }

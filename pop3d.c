@@ -56,6 +56,7 @@
 #define LOGIN_TRIES	3
 #define BAD_MAX		20		/* bad commands in a row */
 #define LOGGED_OCTETS	64		/* of a stranger's text */
+#define LOGGED_SIZE	(4 * LOGGED_OCTETS + 1)	/* of that, printable */
 #define REST		(-1)		/* the argument is the rest of line */
 
 /* Limits that a test build makes smaller, to reach them in its lifetime. */
@@ -136,7 +137,7 @@ printable(char *text, const char *source)
 static const char *
 trouble(const char *what)
 {
-	char user[4 * LOGGED_OCTETS + 1], mailbox[4 * LOGGED_OCTETS + 1];
+	char user[LOGGED_SIZE], mailbox[LOGGED_SIZE];
 	int error = errno;
 
 	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s mailbox=<%s> at=%s "
@@ -167,7 +168,7 @@ trouble(const char *what)
 static void
 end_session(const char *reason)
 {
-	char user[4 * LOGGED_OCTETS + 1];
+	char user[LOGGED_SIZE];
 	long long seconds = (long long)(time(NULL) - session.began);
 
 	signal(SIGTERM, SIG_IGN);
@@ -404,7 +405,7 @@ set_mailbox(const struct passwd *pw)
 static const char *
 begin_transaction(const struct passwd *pw, const char *method)
 {
-	char user[4 * LOGGED_OCTETS + 1];
+	char user[LOGGED_SIZE];
 	const char *missing;
 	long long octets;
 	size_t count;
@@ -443,7 +444,7 @@ begin_transaction(const struct passwd *pw, const char *method)
 static const char *
 login(const char *pass, const char *method)
 {
-	char user[4 * LOGGED_OCTETS + 1];
+	char user[LOGGED_SIZE];
 	struct passwd *pw;
 	enum auth result;
 	const char *why;
