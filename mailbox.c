@@ -1017,16 +1017,13 @@ next_message(struct scan *s, struct message *m)
 {
 	ssize_t n;
 
-	for (;;) {
+	do {
 		if ((n = window(s)) <= 0)
 			return n == 0 ? 0 : -1;
 		if (take_message(s, m) == -1)
 			return -1;
-		if (!s->first || s->pseudo != PSEUDO)
-			break;
-		s->first = false;	/* c-client's: nobody's message */
-	}
-	s->first = false;
+		s->first = false;
+	} while (s->pseudo == PSEUDO);	/* c-client's: nobody's message */
 	return 1;
 }
 
@@ -1057,12 +1054,10 @@ find_messages(struct maildrop *drop)
 	if (scan_begin(&s, drop->fd, 0, drop->seen.st_size, SCAN_SIZE) == -1)
 		return fail(drop, errno, "no memory for the scan");
 	if (skip_empty_lines(&s) == 0)
-		while ((n = next_message(&s, &m)) == 1) {
-			if ((n = add_message(drop, &m)) == -1)
-				break;
+		while ((n = next_message(&s, &m)) == 1 &&
+		    (n = add_message(drop, &m)) == 0)
 			if (drop->count % 256 == 0)
 				touch_dotlock(drop);
-		}
 	if (n == -1)
 		fail(drop, errno, errno == EBADMSG ?
 		    "not a mailbox: no From_ line at offset %lld" :
