@@ -768,10 +768,10 @@ line(struct scan *s)
 
 /* Consume a line, or part of one, of which n bytes were found. */
 static inline void
-take_line(struct scan *s, size_t n, bool counted)
+take_line(struct scan *s, size_t n)
 {
 	consume(s, n);
-	if (counted)
+	if (!s->hiding)
 		s->octets += (off_t)n +
 		    (s->next[-1] == '\n' && s->next[-2] != '\r');
 }
@@ -963,7 +963,7 @@ take_header(struct scan *s, struct message *m)
 		if (s->first)
 			note_pseudo(s, (size_t)n);
 		digest_line(s, (size_t)n);
-		take_line(s, (size_t)n, !s->hiding);
+		take_line(s, (size_t)n);
 	}
 	digest_pending(s);
 	return n == -1 ? -1 : end_header(s);
@@ -1433,7 +1433,7 @@ digest_header(struct scan *s, bool all)
 			digest_add(&s->digest, s->next, (size_t)n);
 			found = 1;
 		}
-		take_line(s, (size_t)n, !s->hiding);
+		take_line(s, (size_t)n);
 	}
 	return n == -1 || end_header(s) == -1 ? -1 : found;
 }
