@@ -61,7 +61,7 @@
 #define STEPS_MAX	4096	/* of one UPDATE */
 #define MARK_SIZE	16
 #define RECORD_MAGIC	0x33706f7055504431ULL
-#define INDEX_MAGIC	0x33706f7049445831ULL
+#define INDEX_MAGIC	0x33706f7049445832ULL
 
 /* Limits that a test build makes smaller. */
 #ifndef LOCK_SECONDS
@@ -972,23 +972,14 @@ take_header(struct scan *s, struct message *m)
 static void
 end_message(struct scan *s, struct message *m)
 {
-	bool nothing = s->at == m->start + m->from;
-
-	switch (nothing ? 0 : empty_line_before(s->next)) {
-	case 1:
-		m->flags |= MSG_SEP_LF;
-		s->octets -= 2;
-		break;
-	case 2:
-		m->flags |= MSG_SEP_CRLF;
-		s->octets -= 2;
-		break;
-	default:
-		/* RETR adds the newline that the last line lacks. */
-		if (!nothing && !s->hiding && s->next[-1] != '\n')
-			s->octets += 2;
-	}
 	m->octets = s->octets;
+	if (s->at > m->start + m->from) {
+		m->separator = (uint8_t)empty_line_before(s->next);
+		if (m->separator != 0)
+			m->octets -= 2;
+		else if (!s->hiding && s->next[-1] != '\n')
+			m->octets += 2;	/* the newline that RETR adds */
+	}
 	m->digest = (uint32_t)(s->digest.b ^ s->digest.b >> 32);
 }
 
@@ -1122,13 +1113,6 @@ message_end(const struct maildrop *drop, size_t n)
 	    drop->seen.st_size;
 }
 
-/* How many bytes of that are the separator. */
-static off_t
-separator(const struct message *m)
-{
-	return m->flags & MSG_SEP_LF ? 1 : m->flags & MSG_SEP_CRLF ? 2 : 0;
-}
-
 /*
  * Whether m, which ends at end, is what message i was.  If the last one is not,
  * though it begins where it did, a deliverer was still writing it: it can stay,
@@ -1185,7 +1169,7 @@ message_begin(const struct maildrop *drop, size_t n, struct reading *r)
 	const struct message *m = &drop->messages[n];
 
 	r->at = m->start + m->from;
-	r->end = message_end(drop, n) - separator(m);
+	r->end = message_end(drop, n) - m->separator;
 	r->header = (m->flags & MSG_PRIVATE) != 0;
 	r->line = true;
 	r->hiding = false;
@@ -1312,7 +1296,7 @@ is_plausible(const struct maildrop *drop)
 		m = &drop->messages[i];
 		end = message_end(drop, i);
 		if (m->start < 0 || m->start > end ||
-		    m->from + separator(m) > end - m->start ||
+		    m->from + m->separator > end - m->start ||
 		    (m->flags & MSG_DELETED) != 0)
 			return false;
 	}
@@ -1406,7 +1390,7 @@ scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
 	else
 		s->next = s->last = s->buf + PAGE;
 	s->at = m->start;
-	s->end = message_end(drop, n) - separator(m);
+	s->end = message_end(drop, n) - m->separator;
 }
 
 /*
@@ -1609,8 +1593,8 @@ skip_dead(struct update *u, off_t r, off_t size)
 	while (behind < drop->count && (m[behind].flags & MSG_DELETED) != 0)
 		r = message_end(drop, behind++);
 	u->dead = behind;
-	if (r < size && first > 0 && separator(&m[first - 1]) == 0)
-		r -= separator(&m[behind - 1]);
+	if (r < size && first > 0 && m[first - 1].separator == 0)
+		r -= m[behind - 1].separator;
 	return r;
 }
 

@@ -666,7 +666,7 @@ cmd_rset(char **args)
 
 	(void)args;
 	for (n = 0; n < drop.count; n++)
-		drop.messages[n].flags &= (uint16_t)~MSG_DELETED;
+		drop.messages[n].flags &= (uint8_t)~MSG_DELETED;
 	put_line("+OK nothing is deleted");
 	return NULL;
 }

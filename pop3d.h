@@ -77,9 +77,7 @@ const char *confine(int dir);
 
 enum {				/* message.flags */
 	MSG_DELETED	= 1,	/* the only one that pop3d.c sets */
-	MSG_SEP_LF	= 2,	/* its last line is a separator of 1 byte */
-	MSG_SEP_CRLF	= 4,	/* or of 2 */
-	MSG_PRIVATE	= 8	/* has header lines that are not sent */
+	MSG_PRIVATE	= 2	/* has header lines that are not sent */
 };
 
 struct message {
@@ -87,7 +85,8 @@ struct message {
 	off_t		octets;	/* that RETR sends: RFC 1939, section 11 */
 	uint32_t	digest;	/* of its From_ line and header */
 	uint16_t	from;	/* bytes of its From_ line */
-	uint16_t	flags;
+	uint8_t		separator; /* bytes of the empty line at its end */
+	uint8_t		flags;
 };
 
 struct digest {

@@ -62,8 +62,7 @@ compare(struct maildrop *drop, size_t n, const struct ref_message *want)
 	EQUAL(m->start, want->start);
 	EQUAL(m->from, want->from);
 	EQUAL(m->octets, want->octets);
-	EQUAL((m->flags & MSG_SEP_LF) != 0, want->separator == 1);
-	EQUAL((m->flags & MSG_SEP_CRLF) != 0, want->separator == 2);
+	EQUAL(m->separator, want->separator);
 	EQUAL((m->flags & MSG_PRIVATE) != 0, want->private);
 	EQUAL(m->flags & MSG_DELETED, 0);
 	EQUAL(message_check(drop, n), 0);
