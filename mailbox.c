@@ -407,7 +407,7 @@ try_locks(struct maildrop *drop, bool exclusive, bool dot)
 	struct stat st;
 
 	if (kernel_lock(drop->fd, exclusive ? F_WRLCK : F_RDLCK) == -1)
-		return fail(drop, errno, "kernel lock: %s", strerror(errno));
+		return fail(drop, errno, "kernel lock");
 	if (dot && dotlock(drop) == -1 && (exclusive || errno == EAGAIN))
 		return -1;
 	if (!is_name_of(drop, drop->name, drop->fd))
@@ -463,8 +463,10 @@ lock(struct maildrop *drop, bool exclusive)
 		sigprocmask(SIG_BLOCK, &all, &drop->signals);
 		drop->locked = true;
 		if (try_locks(drop, exclusive,
-		    exclusive || waited < DOT_SECONDS) == 0)
+		    exclusive || waited < DOT_SECONDS) == 0) {
+			drop->why[0] = '\0';	/* of an earlier try */
 			return 0;
+		}
 		unlock(drop);
 		if (errno != EAGAIN || waited >= LOCK_SECONDS)
 			return -1;
@@ -1100,9 +1102,7 @@ message_check(struct maildrop *drop, size_t n)
 	scan_end(&s);
 	if (found == 1 && same_message(&m, &drop->messages[n]))
 		return 0;
-	if (found != -1)
-		errno = ESTALE;
-	return -1;
+	return fail(drop, found == -1 ? errno : ESTALE, "message %zu", n + 1);
 }
 
 /* Where what belongs to message n ends: with its separator. */
@@ -1651,22 +1651,15 @@ reserve(struct update *u, off_t size)
 }
 
 static int
-copy(struct maildrop *drop, int from_fd, off_t from, int to_fd, off_t to,
-    off_t size)
+read_all(int fd, char *buf, off_t size, off_t at)
 {
-	static char buf[COPY_SIZE];
-	ssize_t n;
+	ssize_t n = read_at(fd, buf, (size_t)size, at);
 
-	for (; size > 0; from += n, to += n, size -= n) {
-		n = read_at(from_fd, buf, size < COPY_SIZE ? (size_t)size :
-		    COPY_SIZE, from);
-		if (n == 0)
-			errno = EIO;	/* it is shorter than it was */
-		if (n <= 0 || write_at(to_fd, buf, (size_t)n, to) == -1)
-			return -1;
-		touch_dotlock(drop);
-	}
-	return 0;
+	if (n == size)
+		return 0;
+	if (n != -1)
+		errno = EIO;	/* it is shorter than it was */
+	return -1;
 }
 
 /*
@@ -1676,19 +1669,15 @@ copy(struct maildrop *drop, int from_fd, off_t from, int to_fd, off_t to,
 static off_t
 gather(struct update *u, off_t *r, off_t size, char *buf, off_t room)
 {
-	off_t n, run, got;
+	off_t n, run;
 
 	for (n = 0; *r < size && n < room; n += run) {
 		run = next_dead(u, size) - *r;
 		if (run > room - n)
 			run = room - n;
-		got = buf == NULL ? run : read_at(u->drop->fd, buf + n,
-		    (size_t)run, *r);
-		if (got != run) {
-			if (got != -1)
-				errno = EIO;	/* it is shorter than it was */
+		if (buf != NULL &&
+		    read_all(u->drop->fd, buf + n, run, *r) == -1)
 			return -1;
-		}
 		*r = skip_dead(u, *r + run, size);
 	}
 	return n;
@@ -1790,11 +1779,19 @@ put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
 static int
 move_saved(struct update *u)
 {
+	static char buf[COPY_SIZE];
 	const struct record *rec = &u->rec;
 	struct maildrop *drop = u->drop;
+	off_t done, n;
 
-	if (copy(drop, drop->side, SIDE_DATA, drop->fd, rec->w, rec->n) == -1 ||
-	    fsync(drop->fd) == -1)
+	for (done = 0; done < rec->n; done += n) {
+		n = rec->n - done < COPY_SIZE ? rec->n - done : COPY_SIZE;
+		if (read_all(drop->side, buf, n, SIDE_DATA + done) == -1 ||
+		    write_at(drop->fd, buf, (size_t)n, rec->w + done) == -1)
+			return -1;
+		touch_dotlock(drop);
+	}
+	if (fsync(drop->fd) == -1)
 		return -1;
 	return put_record(u, HOLE, rec->w + rec->n, rec->next, 0, 0);
 }
@@ -1895,7 +1892,7 @@ update(struct update u)
 		return -1;
 	}
 	if (put_record(&u, HOLE, w, r, 0, 0) == -1 || close_hole(&u) == -1)
-		return fail(drop, errno, "UPDATE: %s", strerror(errno));
+		return fail(drop, errno, "UPDATE");
 	return 0;
 }
 
@@ -2078,7 +2075,7 @@ recover(struct maildrop *drop, const struct record *rec)
 	if (n == 0)
 		return set_side_aside(drop);
 	if (n == -1 || fstat(drop->fd, &st) == -1)
-		return fail(drop, errno, "recovery: %s", strerror(errno));
+		return fail(drop, errno, "recovery");
 	n = rec->state == CUT ? recover_cut(&u) :
 	    rec->n > 0 ? move_saved(&u) : 0;
 	if (n == 0 && u.rec.state == HOLE) {
@@ -2087,8 +2084,7 @@ recover(struct maildrop *drop, const struct record *rec)
 			return -1;
 		n = close_hole(&u);
 	}
-	return n == 0 ? 0 :
-	    fail(drop, errno, "recovery: %s", strerror(errno));
+	return n == 0 ? 0 : fail(drop, errno, "recovery");
 }
 
 /* ---- opening and closing ---- */
