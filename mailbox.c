@@ -688,10 +688,11 @@ is_continued(const char *p)
 
 /* From offset at to offset end of the mailbox, with a buffer of size bytes. */
 static int
-scan_begin(struct scan *s, int fd, off_t at, off_t end, size_t size)
+scan_begin(struct scan *s, const struct maildrop *drop, off_t at, off_t end,
+    size_t size)
 {
 	memset(s, 0, sizeof(*s));
-	s->fd = fd;
+	s->fd = drop->fd;
 	s->at = at;
 	s->end = s->limit = end;
 	s->size = size;
@@ -1044,7 +1045,7 @@ find_messages(struct maildrop *drop)
 	struct scan s;
 	int n = -1;
 
-	if (scan_begin(&s, drop->fd, 0, drop->seen.st_size, SCAN_SIZE) == -1)
+	if (scan_begin(&s, drop, 0, drop->seen.st_size, SCAN_SIZE) == -1)
 		return fail(drop, errno, "no memory for the scan");
 	if (skip_empty_lines(&s) == 0)
 		while ((n = next_message(&s, &m)) == 1 &&
@@ -1093,7 +1094,7 @@ message_check(struct maildrop *drop, size_t n)
 		return -1;
 	if (is_unchanged(drop, &now))
 		return 0;
-	if (scan_begin(&s, drop->fd, drop->messages[n].start, now.st_size,
+	if (scan_begin(&s, drop, drop->messages[n].start, now.st_size,
 	    CHECK_SIZE) == -1)
 		return -1;
 	s.first = false;
@@ -1146,7 +1147,7 @@ check_all(struct maildrop *drop)
 		return 0;
 	errno = ESTALE;
 	if (now.st_size < drop->seen.st_size ||
-	    scan_begin(&s, drop->fd, 0, now.st_size, SCAN_SIZE) == -1)
+	    scan_begin(&s, drop, 0, now.st_size, SCAN_SIZE) == -1)
 		return -1;
 	if (skip_empty_lines(&s) == 0)
 		while (i < drop->count && (n = next_message(&s, &m)) == 1 &&
@@ -1490,7 +1491,7 @@ maildrop_ids(struct maildrop *drop)
 
 	if (drop->ids != NULL || drop->count == 0 || load_ids(drop))
 		return 0;
-	if (scan_begin(&s, drop->fd, 0, 0, IDS_SIZE) == -1)
+	if (scan_begin(&s, drop, 0, 0, IDS_SIZE) == -1)
 		return -1;
 	s.limit = drop->seen.st_size;
 	drop->ids = calloc(drop->count, sizeof(*drop->ids));
@@ -1625,31 +1626,6 @@ latest_record(const struct maildrop *drop, struct record *rec)
 	return 0;
 }
 
-/*
- * Have as much data area as there may be to move, DATA_AREA_MAX at most, less
- * if there is less room; none if all of it fits in the hole.
- */
-static int
-reserve(struct update *u, off_t size)
-{
-	const struct record *rec = &u->rec;
-	struct rlimit limit;
-	off_t most = size - rec->r;
-
-	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
-	    (limit.rlim_cur < (rlim_t)size || limit.rlim_cur < SIDE_DATA))
-		return fail(u->drop, EFBIG, "file size limit below the "
-		    "mailbox");
-	if (most <= rec->r - rec->w)
-		most = 0;
-	if (most > DATA_AREA_MAX)
-		most = DATA_AREA_MAX;
-	while (most > 0 && posix_fallocate(u->drop->side, SIDE_DATA, most) != 0)
-		most = most > SIDE_SLOTS ? most / 2 : 0;
-	u->room = most;
-	return 0;
-}
-
 static int
 read_all(int fd, char *buf, off_t size, off_t at)
 {
@@ -1715,6 +1691,35 @@ count_steps(struct update u, off_t size)
 		    u.room);
 	}
 	return 0;
+}
+
+/*
+ * Have as much data area as there may be to move, DATA_AREA_MAX at most, less
+ * if there is less room; none if all of it fits in the hole.  And see whether
+ * UPDATE would end with it.
+ */
+static int
+reserve(struct update *u, off_t size)
+{
+	const struct record *rec = &u->rec;
+	struct rlimit limit;
+	off_t most = size - rec->r;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
+	    (limit.rlim_cur < (rlim_t)size || limit.rlim_cur < SIDE_DATA))
+		return fail(u->drop, EFBIG, "file size limit below the "
+		    "mailbox");
+	if (most <= rec->r - rec->w)
+		most = 0;
+	if (most > DATA_AREA_MAX)
+		most = DATA_AREA_MAX;
+	while (most > 0 && posix_fallocate(u->drop->side, SIDE_DATA, most) != 0)
+		most = most > SIDE_SLOTS ? most / 2 : 0;
+	u->room = most;
+	if (count_steps(*u, size) == 0)
+		return 0;
+	give_back_room(u->drop);
+	return -1;
 }
 
 static int
@@ -1887,10 +1892,6 @@ update(struct update u)
 	u.rec.r = r;
 	if (reserve(&u, st.st_size) == -1)
 		return -1;
-	if (count_steps(u, st.st_size) == -1) {
-		give_back_room(drop);
-		return -1;
-	}
 	if (put_record(&u, HOLE, w, r, 0, 0) == -1 || close_hole(&u) == -1)
 		return fail(drop, errno, "UPDATE");
 	return 0;
@@ -2079,8 +2080,7 @@ recover(struct maildrop *drop, const struct record *rec)
 	n = rec->state == CUT ? recover_cut(&u) :
 	    rec->n > 0 ? move_saved(&u) : 0;
 	if (n == 0 && u.rec.state == HOLE) {
-		if (reserve(&u, st.st_size) == -1 ||
-		    count_steps(u, st.st_size) == -1)
+		if (reserve(&u, st.st_size) == -1)
 			return -1;
 		n = close_hole(&u);
 	}
