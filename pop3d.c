@@ -744,8 +744,10 @@ send_message(size_t n, struct sending *s)
 		size = message_read(&drop, &r, text, TEXT_SIZE);
 		checked = false;
 	}
-	if (size == -1 || (!checked && message_check(&drop, n) == -1))
+	if (size == -1 || (!checked && message_check(&drop, n) == -1)) {
+		trouble("read");
 		end_session("changed");
+	}
 	if (out.data[out.size - 1] != '\n') {
 		put("\r\n", 2);
 		s->octets += 2;
