@@ -1098,7 +1098,9 @@ message_check(struct maildrop *drop, size_t n)
 	    CHECK_SIZE) == -1)
 		return -1;
 	s.first = false;
-	if ((size = window(&s)) > 0 && is_from(&s, (size_t)size))
+	if ((size = window(&s)) == -1)
+		found = -1;
+	else if (size > 0 && is_from(&s, (size_t)size))
 		found = next_message(&s, &m);
 	scan_end(&s);
 	if (found == 1 && same_message(&m, &drop->messages[n]))
@@ -1705,14 +1707,16 @@ reserve(struct update *u, off_t size)
 	struct rlimit limit;
 	off_t most = size - rec->r;
 
-	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
-	    (limit.rlim_cur < (rlim_t)size || limit.rlim_cur < SIDE_DATA))
+	if (getrlimit(RLIMIT_FSIZE, &limit) == -1 ||
+	    limit.rlim_cur < (rlim_t)size || limit.rlim_cur < SIDE_DATA)
 		return fail(u->drop, EFBIG, "file size limit below the "
 		    "mailbox");
 	if (most <= rec->r - rec->w)
 		most = 0;
 	if (most > DATA_AREA_MAX)
 		most = DATA_AREA_MAX;
+	if ((rlim_t)most > limit.rlim_cur - SIDE_DATA)
+		most = (off_t)(limit.rlim_cur - SIDE_DATA);
 	while (most > 0 && posix_fallocate(u->drop->side, SIDE_DATA, most) != 0)
 		most = most > SIDE_SLOTS ? most / 2 : 0;
 	u->room = most;

@@ -27,15 +27,29 @@
  *	AUTH_TEST_EMPTY   and one without a password
  */
 
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
+
+#include <security/pam_appl.h>
+
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +81,23 @@ put(const char *name, const char *text)
 	assert_int_equal(fclose(f), 0);
 }
 
+/*
+ * pam_wrapper makes a folder for each process, and two that look for a free
+ * name at once find the same: so the first call of PAM is one at a time.
+ */
+static void
+begin_pam(void)
+{
+	const struct pam_conv conv = { NULL, NULL };
+	pam_handle_t *pam;
+	int fd = open("/tmp", O_RDONLY | O_DIRECTORY);
+
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	assert_int_equal(pam_start("pop3d", user, &conv, &pam), PAM_SUCCESS);
+	assert_int_equal(pam_end(pam, PAM_SUCCESS), PAM_SUCCESS);
+	close(fd);
+}
+
 static void service(const char *, ...) __attribute__((format(printf, 1, 2)));
 
 /* Write the PAM service "pop3d" and what pam_matrix knows. */
@@ -84,6 +115,7 @@ service(const char *format, ...)
 	    "root:secret:pop3d\nghost:secret:pop3d\n", user, other);
 	put("passdb", text);
 	assert_int_equal(setenv("PAM_WRAPPER_SERVICE_DIR", dir, 1), 0);
+	begin_pam();
 }
 
 static void
@@ -201,6 +233,81 @@ pam_is_out_of_order(void **state)
 	    "account required pam_permit.so\n", modules, dir);
 	assert_int_equal(unsetenv("PAM_MATRIX_PASSWD"), 0);
 	expect(AUTH_TROUBLE, user, "secret");
+}
+
+struct said {			/* by PAM */
+	int		code;
+	enum auth	want, got;
+	pthread_t	thread;
+};
+
+static void *
+have_it_said(void *data)
+{
+	struct said *said = data;
+	struct passwd *nobody;
+	const char *reason;
+	char pass[8];
+
+	snprintf(pass, sizeof(pass), "%d", said->code);
+	said->got = auth_user(user, pass, NULL, &nobody, &reason);
+	return NULL;
+}
+
+/* Whether the password is wrong, or PAM cannot tell.  All at once: 2 s each. */
+static void
+every_answer_of_pam(void **state)
+{
+	static struct said all[] = {
+		{ .code = PAM_OPEN_ERR, .want = AUTH_TROUBLE },
+		{ .code = PAM_SYMBOL_ERR, .want = AUTH_TROUBLE },
+		{ .code = PAM_SERVICE_ERR, .want = AUTH_TROUBLE },
+		{ .code = PAM_SYSTEM_ERR, .want = AUTH_TROUBLE },
+		{ .code = PAM_BUF_ERR, .want = AUTH_TROUBLE },
+		{ .code = PAM_AUTHINFO_UNAVAIL, .want = AUTH_TROUBLE },
+		{ .code = PAM_ABORT, .want = AUTH_TROUBLE },
+		{ .code = PAM_MODULE_UNKNOWN, .want = AUTH_TROUBLE },
+		{ .code = PAM_CONV_ERR, .want = AUTH_TROUBLE },
+		{ .code = PAM_AUTH_ERR, .want = AUTH_REFUSED },
+		{ .code = PAM_USER_UNKNOWN, .want = AUTH_REFUSED },
+		{ .code = PAM_MAXTRIES, .want = AUTH_REFUSED },
+		{ .code = PAM_PERM_DENIED, .want = AUTH_REFUSED },
+		{ .code = PAM_CRED_INSUFFICIENT, .want = AUTH_REFUSED },
+	};
+	const size_t count = sizeof(all) / sizeof(all[0]);
+	size_t i;
+
+	(void)state;
+	service("auth required %s/pam_ask.so\n"
+	    "account required pam_permit.so\n", getenv("AUTH_TEST_BUILD"));
+	expect(AUTH_OK, user, "0");	/* PAM_SUCCESS */
+	for (i = 0; i < count; i++)
+		assert_int_equal(pthread_create(&all[i].thread, NULL,
+		    have_it_said, &all[i]), 0);
+	for (i = 0; i < count; i++) {
+		assert_int_equal(pthread_join(all[i].thread, NULL), 0);
+		assert_int_equal(all[i].got, all[i].want);
+	}
+}
+
+static void
+on_signal(int sig)
+{
+	(void)sig;
+}
+
+static void
+no_signal_shortens_a_refusal(void **state)
+{
+	const struct itimerval often = { { 0, 100000 }, { 0, 100000 } };
+	const struct itimerval never = { { 0, 0 }, { 0, 0 } };
+
+	(void)state;
+	service(MATRIX, modules, dir);
+	signal(SIGALRM, on_signal);
+	assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+	expect(AUTH_REFUSED, user, "wrong");
+	assert_int_equal(setitimer(ITIMER_REAL, &never, NULL), 0);
 }
 
 /* pam_ask.c says what and what it wants to hear. */
@@ -357,6 +464,26 @@ uid_0_is_no_drop(void **state)
 	assert_int_equal(in_child(drop_to_root), 71);
 }
 
+/* As root in a container may be. */
+static void
+drop_without_capabilities(void)
+{
+	struct __user_cap_header_struct head = {
+	    .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+
+	CHECK(syscall(SYS_capset, &head, none) == 0);
+	drop_privileges(pw, SPOOL_GID);
+}
+
+static void
+who_cannot_drop_goes_no_further(void **state)
+{
+	(void)state;
+	skip_unless_root();
+	assert_int_equal(in_child(drop_without_capabilities), 71);
+}
+
 static void
 drop_own(void)
 {
@@ -438,6 +565,75 @@ confined_without_a_drop(void **state)
 	expect_confined();
 }
 
+#define ANY	UINT_MAX
+
+/* From now on that call, with this or any first argument, is forbidden. */
+static void
+forbid(int call, unsigned int argument)
+{
+	const unsigned int low = offsetof(struct seccomp_data, args) +
+	    (BYTE_ORDER == BIG_ENDIAN ? 4 : 0);
+	struct sock_filter rules[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+		    offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned int)call, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, low),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, argument, 0,
+		    argument != ANY),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+	};
+	struct sock_fprog filter = { sizeof(rules) / sizeof(rules[0]), rules };
+
+	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+}
+
+static const struct lack {
+	int		 call;
+	unsigned int	 argument;
+	const char	*told;
+} lacks[] = {
+	{ SYS_prctl, PR_SET_DUMPABLE, "undumpable" },
+	{ SYS_prlimit64, ANY, "no processes" },
+	{ SYS_prctl, PR_SET_NO_NEW_PRIVS, "no new privileges" },
+	{ SYS_landlock_create_ruleset, ANY, "Landlock" },
+}, no_rules = { SYS_landlock_restrict_self, ANY, "Landlock rules" }, *lack;
+
+static void
+confine_in_part(void)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY);
+	const char *missing;
+
+	CHECK(fd != -1);
+	forbid(lack->call, lack->argument);
+	missing = confine(fd);
+	if (missing == NULL || strcmp(missing, lack->told) != 0) {
+		fprintf(stderr, "%s is not told, but %s\n", lack->told,
+		    missing == NULL ? "nothing" : missing);
+		_exit(1);
+	}
+	CHECK(errno == EPERM);
+}
+
+static void
+what_cannot_be_had_is_told(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(lacks) / sizeof(lacks[0]); i++) {
+		lack = &lacks[i];
+		assert_int_equal(in_child(confine_in_part), 0);
+	}
+	if (syscall(SYS_landlock_create_ruleset, NULL, 0,
+	    LANDLOCK_CREATE_RULESET_VERSION) == -1)
+		return;
+	lack = &no_rules;
+	assert_int_equal(in_child(confine_in_part), 0);
+}
+
 static int
 make_dir(void **state)
 {
@@ -482,15 +678,19 @@ main(int argc, char *argv[])
 		cmocka_unit_test(pam_changes_the_user),
 		cmocka_unit_test(module_is_missing),
 		cmocka_unit_test(pam_is_out_of_order),
+		cmocka_unit_test(every_answer_of_pam),
+		cmocka_unit_test(no_signal_shortens_a_refusal),
 		cmocka_unit_test(everything_is_asked),
 		cmocka_unit_test(visible_prompt_gets_the_user),
 		cmocka_unit_test(the_client_and_tty_are_told),
 		cmocka_unit_test(account_without_password),
 		cmocka_unit_test(privileges_are_dropped),
 		cmocka_unit_test(uid_0_is_no_drop),
+		cmocka_unit_test(who_cannot_drop_goes_no_further),
 		cmocka_unit_test(nothing_to_drop),
 		cmocka_unit_test(confined_after_the_drop),
 		cmocka_unit_test(confined_without_a_drop),
+		cmocka_unit_test(what_cannot_be_had_is_told),
 	};
 
 	setvbuf(stdout, NULL, _IOLBF, 0);

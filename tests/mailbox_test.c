@@ -67,6 +67,21 @@ static struct {
 
 static bool whole_seconds;
 
+/*
+ * And what does not fail when a test wants it to: one call of a kind does, the
+ * one that brings calls to 0.
+ */
+enum kind { NOTHING, MEMORY, READS, SYNCS };
+
+static struct {
+	enum kind	what;
+	int		calls;
+} failing;
+
+static time_t	clock_step;	/* if not 0, each look adds it */
+static unsigned int touches;	/* of files, to have the time */
+static time_t	wall_clock;	/* if not 0, it stands still */
+
 static ino_t
 make_dotlock(const char *name)
 {
@@ -119,6 +134,96 @@ __wrap_fstat64(int fd, struct stat *st)
 	if (n == 0 && whole_seconds)
 		st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = 0;
 	return n;
+}
+
+static int
+fails(enum kind what, int error)
+{
+	if (failing.what != what || --failing.calls != 0)
+		return 0;
+	errno = error;
+	return -1;
+}
+
+void *__real_malloc(size_t);
+void *__real_calloc(size_t, size_t);
+void *__real_aligned_alloc(size_t, size_t);
+void *__real_reallocarray(void *, size_t, size_t);
+ssize_t __real_pread64(int, void *, size_t, off_t);
+int __real_fsync(int);
+int __real_futimens(int, const struct timespec *);
+int __real_clock_gettime(clockid_t, struct timespec *);
+time_t __real_time(time_t *);
+void *__wrap_malloc(size_t);
+void *__wrap_calloc(size_t, size_t);
+void *__wrap_aligned_alloc(size_t, size_t);
+void *__wrap_reallocarray(void *, size_t, size_t);
+ssize_t __wrap_pread64(int, void *, size_t, off_t);
+int __wrap_fsync(int);
+int __wrap_futimens(int, const struct timespec *);
+int __wrap_clock_gettime(clockid_t, struct timespec *);
+time_t __wrap_time(time_t *);
+
+void *
+__wrap_malloc(size_t n)
+{
+	return fails(MEMORY, ENOMEM) ? NULL : __real_malloc(n);
+}
+
+void *
+__wrap_calloc(size_t count, size_t n)
+{
+	return fails(MEMORY, ENOMEM) ? NULL : __real_calloc(count, n);
+}
+
+void *
+__wrap_aligned_alloc(size_t grain, size_t n)
+{
+	return fails(MEMORY, ENOMEM) ? NULL : __real_aligned_alloc(grain, n);
+}
+
+void *
+__wrap_reallocarray(void *old, size_t count, size_t n)
+{
+	return fails(MEMORY, ENOMEM) ? NULL :
+	    __real_reallocarray(old, count, n);
+}
+
+ssize_t
+__wrap_pread64(int fd, void *buf, size_t n, off_t at)
+{
+	return fails(READS, EIO) ? -1 : __real_pread64(fd, buf, n, at);
+}
+
+int
+__wrap_fsync(int fd)
+{
+	return fails(SYNCS, EIO) ? -1 : __real_fsync(fd);
+}
+
+int
+__wrap_futimens(int fd, const struct timespec *times)
+{
+	touches++;
+	return __real_futimens(fd, times);
+}
+
+int
+__wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+	static time_t at;
+
+	if (clock_step == 0)
+		return __real_clock_gettime(clock, now);
+	now->tv_sec = at += clock_step;
+	now->tv_nsec = 0;
+	return 0;
+}
+
+time_t
+__wrap_time(time_t *now)
+{
+	return wall_clock != 0 ? wall_clock : __real_time(now);
 }
 
 static void
@@ -594,10 +699,16 @@ every_subset_is_deleted(void **state)
 
 /* A mailbox that was left alone for long enough has an index. */
 static void
+let_it_settle(void)
+{
+	const struct timespec t = { 3, 500000000 };
+
+	nanosleep(&t, NULL);
+}
+
+static void
 put_indexed_mailbox(void)
 {
-	const struct timespec while_it_settles = { 3, 500000000 };
-
 	unlink(side);
 	size = 0;
 	add(HEAD "Status: O\n\n1\n\n", strlen(HEAD "Status: O\n\n1\n\n"));
@@ -605,7 +716,7 @@ put_indexed_mailbox(void)
 	add(HEAD "\n", strlen(HEAD "\n"));
 	add_filler(SCAN_SIZE);
 	put_mailbox();
-	nanosleep(&while_it_settles, NULL);
+	let_it_settle();
 }
 
 static void
@@ -698,6 +809,26 @@ an_old_index_is_not_trusted(void **state)
 	close_drop();
 }
 
+/* It is written for nobody's UPDATE to begin by itself. */
+static void
+a_deletion_in_an_index_is_not_trusted(void **state)
+{
+	struct stat st;
+
+	(void)state;
+	put_indexed_mailbox();
+	open_drop();
+	drop.messages[1].flags |= MSG_DELETED;
+	maildrop_index(&drop);
+	close_drop();
+	assert_int_equal(stat(side, &st), 0);
+	assert_true(st.st_size > SIDE_DATA);
+	open_drop();
+	assert_int_equal(drop.count, 4);
+	assert_int_equal(drop.messages[1].flags & MSG_DELETED, 0);
+	close_drop();
+}
+
 /* So quick that the file's times do not tell. */
 static void
 a_change_in_the_same_instant_is_seen(void **state)
@@ -774,6 +905,208 @@ update_without_a_deletion_writes_nothing(void **state)
 	    sizeof(before.st_mtim));
 	assert_memory_equal(&before.st_ctim, &after.st_ctim,
 	    sizeof(before.st_ctim));
+}
+
+static void
+expect_mailbox(const char *want)
+{
+	char got[KIB];
+	int fd = open(path, O_RDONLY);
+
+	assert_int_not_equal(fd, -1);
+	assert_int_equal(read(fd, got, sizeof(got)), strlen(want));
+	assert_memory_equal(got, want, strlen(want));
+	close(fd);
+}
+
+/* Here the side file's name is taken. */
+static void
+what_cannot_be_written_is_not_updated(void **state)
+{
+	(void)state;
+	unlink(side);
+	assert_int_equal(mkdir(side, 0700), 0);
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	assert_false(drop.writable);
+	drop.messages[0].flags |= MSG_DELETED;
+	assert_int_equal(maildrop_update(&drop), -1);
+	assert_int_equal(errno, EROFS);
+	close_drop();
+	expect_mailbox(HEAD "\n1\n\n" TWO);
+	assert_int_equal(rmdir(side), 0);
+}
+
+/* ---- what fails ---- */
+
+/*
+ * All that a session reads: right, or -1 where something fails.  What was
+ * touched meanwhile is looked at again.
+ */
+static int
+read_everything(char ids[3][UNIQUE_ID_SIZE], bool touch)
+{
+	static char text[SCAN_SIZE + 8 * KIB];
+	char id[UNIQUE_ID_SIZE];
+	struct reading r;
+	ssize_t got;
+	off_t octets;
+	size_t i;
+
+	if (maildrop_open(&drop, path) == -1 ||
+	    maildrop_scan(&drop) == -1)
+		return -1;
+	assert_int_equal(drop.count, 3);
+	if (touch)
+		assert_int_equal(utimensat(AT_FDCWD, path, NULL, 0), 0);
+	if (maildrop_ids(&drop) == -1)
+		return -1;
+	for (i = 0; i < 3; i++) {
+		unique_id(&drop, i, id);
+		if (ids[i][0] == '\0')
+			strcpy(ids[i], id);
+		assert_string_equal(id, ids[i]);
+		message_begin(&drop, i, &r);
+		for (octets = 0; (got = message_read(&drop, &r, text,
+		    sizeof(text))) > 0; octets += sent(text, (size_t)got))
+			continue;
+		if (got == -1 || message_check(&drop, i) == -1)
+			return -1;
+		assert_int_equal(octets, drop.messages[i].octets);
+	}
+	return 0;
+}
+
+/* Let one call after the other fail: how many there are that end a session. */
+static int
+fail_everywhere(enum kind what, int error, bool touch)
+{
+	char ids[3][UNIQUE_ID_SIZE] = { "" };
+	int call, n, failures = 0;
+
+	assert_int_equal(read_everything(ids, touch), 0);
+	maildrop_index(&drop);
+	close_drop();
+	for (call = 1;; call++) {
+		failing.calls = call;
+		failing.what = what;
+		n = read_everything(ids, touch);
+		failing.what = NOTHING;
+		if (n == -1) {
+			assert_int_equal(errno, error);
+			failures++;
+		}
+		close_drop();
+		if (failing.calls > 0)
+			return failures;
+	}
+}
+
+/* Where an index cannot be read there is a scan. */
+static void
+expect_failures_to_be_told(enum kind what, int error)
+{
+	int without;
+
+	unlink(side);
+	size = 0;
+	add(HEAD "Status: O\n", strlen(HEAD "Status: O\n"));
+	add_filler(SCAN_SIZE);
+	add("\n1\n\n" TWO "\n" TWO, strlen("\n1\n\n" TWO "\n" TWO));
+	put_mailbox();
+	without = fail_everywhere(what, error, true);
+	assert_true(without > 0);
+	let_it_settle();
+	assert_true(fail_everywhere(what, error, false) < without);
+}
+
+static void
+short_memory_is_told(void **state)
+{
+	(void)state;
+	expect_failures_to_be_told(MEMORY, ENOMEM);
+}
+
+static void
+a_failing_read_is_told(void **state)
+{
+	(void)state;
+	expect_failures_to_be_told(READS, EIO);
+}
+
+/* The disk fails after the first step; then another program rewrites it. */
+static void
+put_half_done_and_rewritten_mailbox(void)
+{
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	failing.calls = 2;
+	failing.what = SYNCS;
+	assert_int_equal(maildrop_update(&drop), -1);
+	assert_int_equal(errno, EIO);
+	failing.what = NOTHING;
+	close_drop();
+	put_text(TWO);
+}
+
+static void
+a_side_file_set_aside_is_not_overwritten(void **state)
+{
+	char aside[96];
+	struct stat first, second;
+
+	(void)state;
+	wall_clock = 1000000000;
+	snprintf(aside, sizeof(aside), "%s.saved-20010909T014640Z", side);
+	put_half_done_and_rewritten_mailbox();
+	open_drop();
+	assert_string_not_equal(drop.note, "");
+	close_drop();
+	assert_int_equal(stat(aside, &first), 0);
+
+	put_half_done_and_rewritten_mailbox();
+	assert_int_equal(maildrop_open(&drop, path), -1);
+	assert_int_equal(errno, EEXIST);
+	maildrop_close(&drop);
+	assert_int_equal(stat(aside, &second), 0);
+	assert_int_equal(second.st_ino, first.st_ino);
+	expect_mailbox(TWO);
+
+	assert_int_equal(unlink(aside), 0);
+	open_drop();
+	close_drop();
+	assert_int_equal(unlink(aside), 0);
+	wall_clock = 0;
+}
+
+/* ---- the dotlock ---- */
+
+/* How often a dotlock is touched by an UPDATE with one step in the middle. */
+static unsigned int
+touches_of_a_step_of(time_t lasting)
+{
+	unsigned int n;
+
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	touches = 0;
+	clock_step = lasting;
+	assert_int_equal(maildrop_update(&drop), 0);
+	clock_step = 0;
+	n = touches;
+	close_drop();
+	return n;
+}
+
+/* maildrop(1) takes one for stale after a minute. */
+static void
+a_dotlock_held_for_15_seconds_is_touched(void **state)
+{
+	(void)state;
+	assert_int_equal(touches_of_a_step_of(14), 1);	/* when it is made */
+	assert_int_equal(touches_of_a_step_of(15), 2);
 }
 
 /* An UPDATE that meets a dotlock of that age. */
@@ -904,10 +1237,16 @@ main(int argc, char *argv[])
 		cmocka_unit_test(the_index_knows_what_the_scan_found),
 		cmocka_unit_test(a_damaged_index_is_not_trusted),
 		cmocka_unit_test(an_old_index_is_not_trusted),
+		cmocka_unit_test(a_deletion_in_an_index_is_not_trusted),
 		cmocka_unit_test(a_change_in_the_same_instant_is_seen),
 		cmocka_unit_test(a_change_is_seen_before_reading),
 		cmocka_unit_test(update_refuses_a_changed_mailbox),
 		cmocka_unit_test(update_without_a_deletion_writes_nothing),
+		cmocka_unit_test(what_cannot_be_written_is_not_updated),
+		cmocka_unit_test(short_memory_is_told),
+		cmocka_unit_test(a_failing_read_is_told),
+		cmocka_unit_test(a_side_file_set_aside_is_not_overwritten),
+		cmocka_unit_test(a_dotlock_held_for_15_seconds_is_touched),
 		cmocka_unit_test(a_stale_dotlock_is_broken),
 		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
 		cmocka_unit_test(

@@ -15,10 +15,12 @@
  */
 
 /*
- * A PAM module for auth_test.c that asks all that a module may ask, in one go,
- * and succeeds if the answers are what they should be: nothing to messages,
- * the user's name to a visible prompt, the password to an invisible one, and
- * a failure as a whole to anything else.
+ * A PAM module for auth_test.c.  With the user's name as its argument it asks
+ * all that a module may ask, in one go, and succeeds if the answers are what
+ * they should be: nothing to messages, the user's name to a visible prompt, the
+ * password to an invisible one, and a failure as a whole to anything else, and
+ * to no messages or more than there may be.  Without an argument its result
+ * is the number that the password is.
  */
 
 #include <security/pam_modules.h>
@@ -51,6 +53,43 @@ ask(const struct pam_conv *conv, int count, const int *styles,
 	return error;
 }
 
+/* As many messages, which need no answer. */
+static int
+tell(const struct pam_conv *conv, int count)
+{
+	const struct pam_message message = { PAM_TEXT_INFO, "?" };
+	const struct pam_message *pointers[PAM_MAX_NUM_MSG + 1];
+	struct pam_response *responses = NULL;
+	int i, error;
+
+	for (i = 0; i < count; i++)
+		pointers[i] = &message;
+	error = conv->conv(count, pointers, &responses, conv->appdata_ptr);
+	for (i = 0; error == PAM_SUCCESS && i < count; i++)
+		free(responses[i].resp);
+	if (error == PAM_SUCCESS)
+		free(responses);
+	return error;
+}
+
+/* The number that the password is. */
+static int
+told(const struct pam_conv *conv)
+{
+	const struct pam_message message = { PAM_PROMPT_ECHO_OFF, "?" };
+	const struct pam_message *pointer = &message;
+	struct pam_response *response = NULL;
+	int number;
+
+	if (conv->conv(1, &pointer, &response, conv->appdata_ptr) !=
+	    PAM_SUCCESS)
+		return PAM_CONV_ERR;
+	number = atoi(response->resp);
+	free(response->resp);
+	free(response);
+	return number;
+}
+
 int
 pam_sm_authenticate(pam_handle_t *pam, int flags, int argc, const char **argv)
 {
@@ -61,11 +100,17 @@ pam_sm_authenticate(pam_handle_t *pam, int flags, int argc, const char **argv)
 	const void *conv;
 
 	(void)flags;
-	if (argc != 1 || pam_get_item(pam, PAM_CONV, &conv) != PAM_SUCCESS)
+	if (pam_get_item(pam, PAM_CONV, &conv) != PAM_SUCCESS)
 		return PAM_SERVICE_ERR;
+	if (argc == 0)
+		return told(conv);
 	answers[3] = argv[0];
 	if (ask(conv, 4, styles, answers) != PAM_SUCCESS ||
-	    ask(conv, 2, odd, answers) != PAM_CONV_ERR)
+	    ask(conv, 2, odd, answers) != PAM_CONV_ERR ||
+	    tell(conv, 0) != PAM_CONV_ERR ||
+	    tell(conv, 1) != PAM_SUCCESS ||
+	    tell(conv, PAM_MAX_NUM_MSG) != PAM_SUCCESS ||
+	    tell(conv, PAM_MAX_NUM_MSG + 1) != PAM_CONV_ERR)
 		return PAM_AUTH_ERR;
 	return PAM_SUCCESS;
 }

@@ -165,7 +165,7 @@ def test_version():
 
 @pytest.mark.parametrize("option, path", [
     ("{}/%u", "alice"), ("%h/mbox", "mbox"), ("{}/100%%", "100%"),
-    ("{}/%u-%u", "alice-alice")])
+    ("{}/%u-%u", "alice-alice"), ("{}/" + 199 * "n", 199 * "n")])
 def test_where_the_maildrop_is(option, path, tmp_path, monkeypatch):
     (tmp_path / path).write_bytes(mail(1))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -174,7 +174,8 @@ def test_where_the_maildrop_is(option, path, tmp_path, monkeypatch):
         assert session.cmd("STAT").startswith(b"+OK 1 ")
 
 
-@pytest.mark.parametrize("option", ["{}/%x", "{}/alice%"])
+@pytest.mark.parametrize("option", ["{}/%x", "{}/alice%", "{}/",
+                                    "{}/" + 200 * "n"])
 def test_a_path_that_makes_no_sense(option, tmp_path):
     with Session.run(STUB, "-p", "-m", option.format(tmp_path)) as session:
         assert session.login().startswith(PERM)

@@ -94,6 +94,37 @@ def test_a_message_that_is_where_it_was_is_sent(drop, session):
     assert session.multi("RETR 2")[1][1] == b"Subject: number 2"
 
 
+def read_while_it_was_sent(drop):
+    rewrite(drop, drop.content.replace(b"Subject", b"Status: RO\nSubject"))
+
+
+LONG = 70 * b"x" + b"\n"
+
+
+@pytest.mark.parametrize("change", [read_while_it_was_sent, emptied])
+def test_a_change_while_a_message_is_sent_leaves_it_without_an_end(
+        tmp_path, change):
+    """More of it is still to be read than pipes and buffers hold."""
+    drop = Maildrop(tmp_path / "alice", mail(1, body=10_000 * LONG))
+    with drop.session() as session:
+        session.login()
+        assert session.cmd("RETR 1").startswith(b"+OK")
+        change(drop)
+        assert not session.rest().endswith(b"\r\n.\r\n")
+        assert session.wait() == 0
+        assert "reason=changed" in session.log()
+
+
+def test_a_delivery_while_a_message_is_sent_does_not(tmp_path):
+    drop = Maildrop(tmp_path / "alice", mail(1, body=10_000 * LONG))
+    with drop.session() as session:
+        session.login()
+        assert session.cmd("RETR 1").startswith(b"+OK")
+        drop.deliver(mail(2))
+        assert session.body()[-10_000:] == 10_000 * [LONG[:-1]]
+        assert session.cmd("QUIT").startswith(b"+OK")
+
+
 def replaced(drop):
     new = drop.path.with_name("new")
     new.write_bytes(mail(7) + mail(8) + mail(9))
@@ -112,6 +143,16 @@ def test_another_file_of_that_name_is_left_alone(drop, session, change):
     assert session.cmd("QUIT") == CHANGED
     expect_end(session)
     assert drop.content == content
+    assert not drop.dotlock.exists()
+
+
+def test_without_the_side_file_nothing_is_moved(drop, session):
+    """Nobody could tell how far it went if it were cut short."""
+    session.cmd("DELE 1")
+    drop.side.unlink()
+    assert session.cmd("QUIT").startswith(b"-ERR [SYS/TEMP]")
+    expect_end(session)
+    assert drop.content == THREE
     assert not drop.dotlock.exists()
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
+import crash  # noqa: E402
 import faults  # noqa: E402
 import lab  # noqa: E402
 
@@ -23,9 +24,9 @@ def test_a_failing_system_call_harms_nothing(which):
     assert tried > 100
 
 
-def after_quit(drop, name, action):
+def after_quit(drop, name, action, message=1):
     """The answers to QUIT where each call of this name fails, before the answer is written."""
-    commands = [*lab.LOGIN, b"DELE 1", b"QUIT"]
+    commands = [*lab.LOGIN, b"DELE %d" % message, b"QUIT"]
     drop.begin(SERVER)
     drop.session(SERVER, commands, marker="QUIT", lists=True)
     calls = drop.calls()
@@ -36,10 +37,14 @@ def after_quit(drop, name, action):
             yield lab.last_reply(output)
 
 
+LAST = len(lab.mailbox("short"))        # to delete it the mailbox is cut, and nothing else
+
+
+@pytest.mark.parametrize("message", [1, LAST])
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EDQUOT"])
-def test_quit_is_not_ok_when_an_fsync_failed(error):
+def test_quit_is_not_ok_when_an_fsync_failed(error, message):
     with lab.Maildrop(lab.mailbox("short")) as drop:
-        answers = list(after_quit(drop, "fsync", getattr(errno, error)))
+        answers = list(after_quit(drop, "fsync", getattr(errno, error), message))
     assert answers
     assert all(answer.startswith(b"-ERR [SYS/TEMP]") for answer in answers)
 
@@ -50,3 +55,42 @@ def test_the_rest_of_a_short_call_is_done_too(name):
         answers = list(after_quit(drop, name, "short"))
     assert answers
     assert all(answer.startswith(b"+OK") for answer in answers)
+
+
+def test_quit_is_not_ok_when_the_mailbox_cannot_be_cut():
+    with lab.Maildrop(lab.mailbox("short")) as drop:
+        answers = list(after_quit(drop, "ftruncate", errno.EIO, LAST))
+        assert drop.content() == drop.original
+    assert answers
+    assert all(answer.startswith(b"-ERR [SYS/TEMP]") for answer in answers)
+
+
+def test_a_file_that_seems_to_end_loses_nothing():
+    """As if another program cut it at that moment, which no lock of ours keeps it from."""
+    with lab.Maildrop(lab.mailbox("short")) as drop:
+        answers = set()
+        for answer in after_quit(drop, "pread64", 0):
+            answers.add(answer[:3])
+            crash.login(drop, SERVER, [0], None)
+    assert answers == {b"+OK", b"-ER"}
+
+
+def test_there_is_no_login_before_a_side_file_is_set_aside():
+    """It holds what was on its way when UPDATE was cut short; then another program rewrote the mailbox."""
+    with lab.Maildrop(lab.mailbox("short")) as drop:
+        drop.begin(SERVER)
+        crash.cut_short(drop, SERVER, [*lab.LOGIN, b"DELE 1", b"QUIT"])
+        drop.path.write_bytes(drop.messages[1].stored)
+        state = drop.save()
+        _, output = drop.session(SERVER, [*lab.LOGIN, b"QUIT"], lists=True)
+        assert output.count(b"+OK") == 4
+        saved, = drop.dir.glob(".alice.pop3d.saved-*")
+        assert saved.read_bytes() == state[".alice.pop3d"][1]
+
+        renames = [number for number, (name, _) in enumerate(drop.calls(), 1) if name == "renameat"]
+        drop.restore(state)
+        _, output = drop.session(SERVER, [*lab.LOGIN, b"QUIT"], number=renames[-1], action=errno.EIO)
+        assert lab.last_reply(output).startswith(b"-ERR [SYS/TEMP]")
+        left = drop.save()
+        assert all(left[name][1] == state[name][1] for name in ("alice", ".alice.pop3d"))
+        assert not any("saved" in name for name in left)

@@ -97,6 +97,19 @@ def test_the_first_login_on_a_full_disk_can_read(disk):
         drop.judge([0], all_gone=answer.startswith(b"+OK"))
 
 
+@pytest.mark.parametrize("more, answer", [(0, b"+OK"), (1, b"-ERR [SYS/TEMP]")])
+def test_deleting_so_little_that_it_takes_too_many_steps(more, answer):
+    """Without a data area a step moves no more than the deleted message had, and there are 4096."""
+    server, little = SERVERS["pop3d-stub-area0"], lab.Message(1, 200)
+    with lab.Maildrop([little, lab.Message(2, 4096 * len(little.stored) - 1 + more)]) as drop:
+        drop.begin(server)
+        _, output = drop.session(server, [*lab.LOGIN, b"DELE 1", b"QUIT"])
+        assert lab.last_reply(output).startswith(answer)
+        drop.judge([0], all_gone=not more)
+        assert more == 0 or drop.content() == drop.original
+        crash.login(drop, server, [0], None)
+
+
 def test_a_limit_on_the_size_of_files_harms_nothing():
     """RLIMIT_FSIZE, around every size that files have here."""
     server = SERVERS["pop3d-stub"]
@@ -114,3 +127,20 @@ def test_a_limit_on_the_size_of_files_harms_nothing():
                 crash.login(drop, server, [0, 2], None)
                 answers.add(answer[:3])
             assert answers == {b"+OK", b"-ER"}
+
+
+def test_a_limit_on_the_size_of_files_puts_recovery_off():
+    """Below the mailbox's size it cannot begin; it is made up for at the next login."""
+    server = SERVERS["pop3d-stub"]
+    with lab.Maildrop(lab.mailbox("short")) as drop:
+        drop.begin(server)
+        crash.cut_short(drop, server, [*lab.LOGIN, b"DELE 1", b"DELE 3", b"QUIT"])
+        half, size = drop.save(), len(drop.original)
+        for limit in 0, size - 1, 2 * size:
+            drop.restore(half)
+            _, output = drop.session(server, [*lab.LOGIN, b"QUIT"],
+                                     limits=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+            answer = lab.last_reply(output)
+            assert answer.startswith(b"+OK" if limit > size else b"-ERR [SYS/TEMP]"), limit
+            assert limit > size or drop.content() == half["alice"][1]
+            crash.login(drop, server, [0, 2], None)

@@ -58,6 +58,14 @@ def login(drop, server, deleted, mail):
         raise Harm(f"left behind: {drop.litter()}")
 
 
+def cut_short(drop, server, commands):
+    """An UPDATE that is killed when its record is on the disk and its first step may not be."""
+    drop.session(server, commands, marker="QUIT", lists=True)
+    second = [number for number, (name, _) in enumerate(drop.calls(), 1) if name == "fsync"][1]
+    drop.restore()
+    drop.session(server, commands, marker="QUIT", number=second)
+
+
 def kill_recovery(drop, server, deleted, mail, most):
     """The state that is there, and a second kill anywhere in the next login: how many points were tried."""
     saved = drop.save()
