@@ -307,12 +307,12 @@ def main():
     parser.add_argument("-t", type=float, default=60, help="seconds for each group")
     parser.add_argument("-w", type=int, default=1, help="workers for each deliverer")
     parser.add_argument("-x", default=lab.SERVERS[0], help="server")
-    parser.add_argument("groups", nargs="*", choices=[[], *GROUPS], default=list(GROUPS))
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all, if none is named")
     args = parser.parse_args()
     if missing():
         print("not installed:", *missing(), sep="\n  ")
     bad = []
-    for group in args.groups:
+    for group in args.groups or GROUPS:
         print(f"-- {group}", flush=True)
         names = [name for name in GROUPS[group] if name not in missing()]
         bad += storm(names, args.t, args.x, args.w)[1]
