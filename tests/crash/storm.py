@@ -257,7 +257,7 @@ def storm(names, seconds, server=lab.SERVERS[0], workers=1, report=print):
     rng, book, results = random.Random(0), Account(), multiprocessing.Queue()
     with account("p3ddstorm") as user, running_postfix("local of Postfix" in names) as folder:
         user.path, user.postfix = SPOOL / user.name, folder
-        user.path.touch()
+        user.path.write_bytes(b"")          # not what an earlier storm left, if it was killed
         shutil.chown(user.path, user.uid, "mail")
         user.path.chmod(0o660)
         until = time.monotonic() + seconds

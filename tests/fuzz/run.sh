@@ -17,7 +17,7 @@ fuzz()
 	mkdir -p "$1.corpus"
 	rm -f "$1".finding-*
 	timeout -s KILL $((seconds + 120)) "$1" -max_total_time="$seconds" \
-	    -max_len=$length -timeout=20 -rss_limit_mb=4096 \
+	    -max_len=$length -timeout=20 -report_slow_units=20 -rss_limit_mb=4096 \
 	    -print_final_stats=1 -artifact_prefix="$1.finding-" \
 	    "$1.corpus" "corpus/$name" >"$1.log" 2>&1
 	status=$?
