@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from harness import LOGIN, STUB, Maildrop, Session, mail, needs_root, talk
+from harness import HASTY, LOGIN, STUB, Maildrop, Session, mail, needs_root, talk
 
 USAGE = "usage: "
 PERM = b"-ERR [SYS/PERM] "
@@ -152,7 +152,7 @@ def test_bad_options(options):
 
 
 def test_the_least_autologout_is_an_option():
-    output, status, log = talk(STUB, "-t", "2", data=b"QUIT\r\n")
+    output, status, log = talk(HASTY, "-t", "2", data=b"QUIT\r\n")
     assert output.count(b"+OK") == 2
     assert (status, log) == (0, "")
 

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from harness import (LOGIN, PATIENCE, QUICK, STUB, Maildrop, Session, account,
+from harness import (HASTY, LOGIN, PATIENCE, QUICK, STUB, Maildrop, Session, account,
                      mail, needs, needs_root)
 
-# What build/pop3d-stub was made with.
+# What build/pop3d-stub-hasty was made with.
 AUTOLOGOUT_MIN, LOGIN_SECONDS = 2, 4
 
 
@@ -31,7 +31,7 @@ def sent(message, lines=None):
 
 def test_autologout_says_nothing_and_removes_nothing(drop):
     before = drop.state()
-    with drop.session() as session:
+    with drop.session(binary=HASTY) as session:
         session.login()
         start = time.monotonic()
         assert session.cmd("DELE 1").startswith(b"+OK")
@@ -43,7 +43,7 @@ def test_autologout_says_nothing_and_removes_nothing(drop):
 
 
 def test_a_command_puts_autologout_off(drop):
-    with drop.session() as session:
+    with drop.session(binary=HASTY) as session:
         session.login()
         start = before = last = time.monotonic()
         while time.monotonic() - start < AUTOLOGOUT_MIN + 1:
@@ -56,7 +56,7 @@ def test_a_command_puts_autologout_off(drop):
 
 
 def test_the_time_to_log_in_is_limited_in_all(drop):
-    with drop.session() as session:
+    with drop.session(binary=HASTY) as session:
         start = time.monotonic()
         assert session.line().startswith(b"+OK")
         while time.monotonic() - start < PATIENCE:
@@ -73,7 +73,7 @@ def test_a_client_that_does_not_read_is_left(tmp_path):
     drop = Maildrop(tmp_path / "alice",
                     mail(1) + mail(2, body=200000 * b"more\n"))
     before = drop.state()
-    with drop.session() as session:
+    with drop.session(binary=HASTY) as session:
         session.login()
         session.send(b"DELE 1\r\nRETR 2\r\nQUIT\r\n")
         assert session.wait() == 0

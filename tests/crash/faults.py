@@ -125,7 +125,7 @@ def run(job):
         ending = [*lab.deletions(deleted), b"QUIT"]
         drop.begin(server)
         if which == "recovery":
-            commands, marker, starts = [*LOGIN, b"STAT", b"LIST", b"QUIT"], "PASS", half_done(drop, server, ending, 3 if most else 12)
+            commands, marker, starts = [*LOGIN, b"STAT", b"LIST", b"QUIT"], "PASS", half_done(drop, server, ending, 3)
         elif which == "update":
             commands, marker, starts = [*LOGIN, *ending], "QUIT", [drop.start]
         else:
