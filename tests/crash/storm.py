@@ -214,7 +214,11 @@ def use(server, user, rng, book):
             return
         count = int(session.cmd("STAT").split()[1])
         if kind == "poll":
-            assert len(session.multi("LIST")[1]) == len(session.multi("UIDL")[1]) == count
+            status, ids = session.multi("UIDL")
+            if b"changed by another program" in status:     # putmail writes a header line after it unlocks
+                book.sessions["UIDL refused"] += 1
+                return
+            assert len(session.multi("LIST")[1]) == len(ids) == count
             chosen = []
         else:
             old = range(1, count - STAY + 1)
