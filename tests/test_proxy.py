@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from harness import (LOGIN, STUB, USER, Session, mail, needs, needs_root, talk,
+from harness import (HASTY, LOGIN, STUB, USER, Session, mail, needs, needs_root, talk,
                      wait_for)
 from host import ETC, SBIN, Host, link
 
@@ -85,7 +85,7 @@ def test_the_line_may_come_in_pieces(drop):
 
 
 def test_half_a_line_is_waited_for_as_long_as_a_login(drop):
-    with Session.run(STUB, "-P", "-s", "-d", "-m", drop.path) as session:
+    with Session.run(HASTY, "-P", "-s", "-d", "-m", drop.path) as session:
         session.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 995")
         assert session.rest() == b""
         assert session.wait() == 0
