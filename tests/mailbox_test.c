@@ -47,6 +47,10 @@
 #define HEAD		FROM_ "\nSubject: one\n"
 #define TWO		FROM_ "\nSubject: two\n\n2\n"
 
+#ifndef PATIENCE
+#define PATIENCE	600	/* seconds: all tests together, on a slow machine */
+#endif
+
 static char dir[] = "/tmp/mailbox_test.XXXXXX";
 static char path[48], side[64];
 static struct maildrop drop;
@@ -1254,7 +1258,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(the_spool_gives_its_gid),
 	};
 
-	alarm(120);
+	alarm(PATIENCE);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -14,7 +14,7 @@ mkdir -p log
 check="valgrind -q --error-exitcode=99 --leak-check=full \
 --errors-for-leak-kinds=definite --log-file=$copy/tests/log/%p"
 rm -f build/pop3d-stub build/mailbox_test
-make -s CFLAGS="-g -O1" build/pop3d-stub build/mailbox_test
+make -s CFLAGS="-g -O1 -DPATIENCE=3600" build/pop3d-stub build/mailbox_test
 mv build/pop3d-stub build/checked
 cat >build/pop3d-stub <<END
 #!/bin/sh
