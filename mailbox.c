@@ -1088,13 +1088,18 @@ message_check(struct maildrop *drop, size_t n)
 	struct stat now;
 	struct scan s;
 	ssize_t size;
+	off_t end;
 	int found = 0;
 
 	if (fstat(drop->fd, &now) == -1)
 		return -1;
 	if (is_unchanged(drop, &now))
 		return 0;
-	if (scan_begin(&s, drop, drop->messages[n].start, now.st_size,
+	/* procmail(1) writes the F of "From " alone: that is no change yet. */
+	end = now.st_size;
+	if (n + 1 == drop->count && end - drop->seen.st_size < 5)
+		end = drop->seen.st_size;
+	if (scan_begin(&s, drop, drop->messages[n].start, end,
 	    CHECK_SIZE) == -1)
 		return -1;
 	s.first = false;

@@ -125,6 +125,22 @@ def test_a_delivery_while_a_message_is_sent_does_not(tmp_path):
         assert session.cmd("QUIT").startswith(b"+OK")
 
 
+@pytest.mark.parametrize("begun", [b"F", b"From"])
+def test_a_delivery_that_has_just_begun_is_no_change(drop, session, begun):
+    """procmail writes the F alone; the rest may come after our look."""
+    with drop.path.open("ab") as mailbox:
+        mailbox.write(begun)
+    assert session.cmd("RETR 3").startswith(b"+OK")
+    assert session.body()
+
+
+def test_a_last_message_that_grows_is_a_change(drop, session):
+    with drop.path.open("ab") as mailbox:
+        mailbox.write(b"more\n")
+    assert session.cmd("RETR 3") == CHANGED
+    expect_end(session)
+
+
 def replaced(drop):
     new = drop.path.with_name("new")
     new.write_bytes(mail(7) + mail(8) + mail(9))
