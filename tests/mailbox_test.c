@@ -48,7 +48,7 @@
 #define TWO		FROM_ "\nSubject: two\n\n2\n"
 
 #ifndef PATIENCE
-#define PATIENCE	600	/* seconds: all tests together, on a slow machine */
+#define PATIENCE	600	/* seconds for all tests on a slow machine */
 #endif
 
 static char dir[] = "/tmp/mailbox_test.XXXXXX";
