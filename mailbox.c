@@ -1138,7 +1138,7 @@ is_still(const struct maildrop *drop, size_t i, const struct message *m,
 	    (was->flags & MSG_DELETED) == 0;
 }
 
-/* Before UPDATE, under its locks: scan again and compare. */
+/* Scan again and compare: for unique-ids, and under the locks of UPDATE. */
 static int
 check_all(struct maildrop *drop)
 {

@@ -125,7 +125,7 @@ def run(job):
         ending = [*lab.deletions(deleted), b"QUIT"]
         drop.begin(server)
         if which == "recovery":
-            commands, marker, starts = [*LOGIN, b"STAT", b"LIST", b"QUIT"], "PASS", half_done(drop, server, ending, 3)
+            commands, marker, starts = [*LOGIN, b"STAT", b"LIST", b"QUIT"], "PASS", half_done(drop, server, ending)
         elif which == "update":
             commands, marker, starts = [*LOGIN, *ending], "QUIT", [drop.start]
         else:
@@ -148,10 +148,10 @@ def run(job):
         return results
 
 
-def half_done(drop, server, ending, most):
-    """Maildrops as crashes leave them, each unlike the others."""
+def half_done(drop, server, ending):
+    """Three maildrops as crashes leave them, each unlike the others."""
     drop.session(server, [*LOGIN, *ending], marker="QUIT", lists=True)
-    for number, action in crash.sample(list(crash.different(drop.calls()))[1:-1], most):
+    for number, action in crash.sample(list(crash.different(drop.calls()))[1:-1], 3):
         drop.restore()
         drop.session(server, [*LOGIN, *ending], marker="QUIT", number=number, action=action)
         yield drop.save()
