@@ -1,4 +1,4 @@
-# GNU and BSD make.  CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours.
+# GNU and BSD make.  CC, CPPFLAGS, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours.
 PREFIX	= /usr/local
 CC	= cc
 CFLAGS	= -O2 -g
@@ -8,14 +8,14 @@ WARN	= -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	  -Wconversion -Wformat=2
 HARDEN	= -fPIE -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
-	  -isystem /usr/include/bsd -DLIBBSD_OVERLAY $(HARDEN) $(WARN) $(CFLAGS)
+	  $(HARDEN) $(WARN) $(CPPFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro -Wl,-z,now $(LDFLAGS)
 OBJS	= pop3d.o auth.o mailbox.o
 
 all: pop3d
 
 pop3d: $(OBJS)
-	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $(OBJS) -lpam -lbsd
+	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $(OBJS) -lpam -lbsd -lmd
 
 $(OBJS): pop3d.h
 

@@ -21,6 +21,7 @@
 
 #include <sys/resource.h>
 
+#include <bsd/stdlib.h>
 #include <security/pam_appl.h>
 
 #include <errno.h>

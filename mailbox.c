@@ -25,6 +25,8 @@
 #include <sys/resource.h>
 #include <sys/vfs.h>
 
+#include <bsd/stdlib.h>
+#include <bsd/string.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -29,6 +29,10 @@
 #include <sys/socket.h>
 
 #include <arpa/inet.h>
+#include <bsd/stdlib.h>
+#include <bsd/string.h>
+#include <bsd/unistd.h>
+#include <bsd/vis.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
@@ -43,7 +47,6 @@
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
-#include <vis.h>
 
 #include "pop3d.h"
 

@@ -24,6 +24,7 @@
  * is waiting or 64 KiB are full.
  */
 
+#include <bsd/stdlib.h>
 #include <err.h>
 #include <fcntl.h>
 #include <stdlib.h>

@@ -35,6 +35,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
+#include <bsd/stdlib.h>
 #include <err.h>
 #include <stdbool.h>
 #include <stdio.h>

@@ -22,12 +22,16 @@
  * sessions that a fork for each would give.
  */
 
-#define LIBBSD_OPENBSD_VIS
+#define LIBBSD_OPENBSD_VIS	/* which strnvis(), though none is used */
 
 #include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <arpa/inet.h>
+#include <bsd/stdlib.h>
+#include <bsd/string.h>
+#include <bsd/unistd.h>
+#include <bsd/vis.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
@@ -44,7 +48,6 @@
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
-#include <vis.h>
 
 #include "fuzz.h"
 #include "pop3d.h"
