@@ -24,14 +24,14 @@ $(OBJS): pop3d.h
 
 # What is longer than a line is a script in tests.
 demo: pop3d
-	sh tests/demo.sh ./pop3d
+	sh tests/deploy/demo.sh ./pop3d
 
 check crash sweep abuse soak bench fuzz coverage valgrind portability: pop3d
 	cd tests && $(MAKE) CC="$(CC)" CFLAGS="$(CFLAGS)" \
 	    LDFLAGS="$(LDFLAGS)" PYTHON="$(PYTHON)" $@
 
 lint:
-	sh tests/lint.sh
+	sh tests/tools/lint.sh
 
 install: pop3d
 	install -d $(DESTDIR)$(PREFIX)/sbin \

@@ -23,7 +23,7 @@ import time
 
 import lab
 
-sys.path.insert(0, str(lab.TESTS))
+sys.path.insert(0, str(lab.TESTS / "tools"))
 from harness import PASSWORD, Session, account, wait_for  # noqa: E402
 
 UNPACKED = lab.BUILD / "deliverers"     # packages that cannot be installed beside Postfix

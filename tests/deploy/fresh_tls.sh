@@ -54,7 +54,7 @@ cleanup() {
 block() {
 	awk -v intro="$1" 'found && /^\t/ { print substr($0, 2); shown = 1 }
 	    shown && !/^\t/ { exit }
-	    $0 ~ intro { found = 1 }' "$here/../README" >"$work/block"
+	    $0 ~ intro { found = 1 }' "$here/../../README" >"$work/block"
 	[ -s "$work/block" ] || {
 		echo "README has no lines after $1" >&2
 		exit 1

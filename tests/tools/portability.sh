@@ -4,7 +4,7 @@
 # qemu-user.  The other machines need root's apt-get, a cross compiler, and no
 # package of theirs is installed: their libraries are unpacked in a copy.
 
-cd "$(dirname "$0")/.." || exit
+cd "$(dirname "$0")/../.." || exit
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 chmod 755 "$copy"
@@ -32,7 +32,7 @@ build_and_test()
 		    "$PWD/build/$program" >build/$program
 		chmod +x build/$program
 	done
-	"$PYTHON" -m pytest -q -p no:cacheprovider test_transcripts.py \
+	"$PYTHON" -m pytest -q -p no:cacheprovider cases/test_transcripts.py \
 	    -k "one_segment or agree"
 	build/mailbox_test
 }

@@ -19,7 +19,7 @@ LIBRARIES = sorted(pathlib.Path("/usr/lib").glob("*/libpam_wrapper.so"))
 
 def names(source):
     return re.findall(r"cmocka_unit_test\(\s*(\w+)\)",
-                      (TESTS / source).read_text())
+                      (TESTS / "units" / source).read_text())
 
 
 def result(process, name):

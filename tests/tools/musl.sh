@@ -4,7 +4,7 @@
 # libltdl-dev libtool musl-tools perl pkg-config, and Debian's sources, for no
 # package has libbsd, libcrypt, PAM and cmocka for musl.
 set -e
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 for program in useradd musl-gcc autoreconf libtoolize pkg-config; do
 	if [ "$(id -u)" != 0 ] || ! command -v $program >/dev/null; then
 		echo "skipped: musl: needs root and $program"
@@ -49,12 +49,12 @@ set -- --prefix="$m" --disable-static --disable-werror
 make clean
 make CC="$CC" CFLAGS="-O2 -Werror" LDFLAGS="$LDFLAGS" pop3d
 # musl has other names for what the unit tests wrap.
-sed -i 's/\(fstatat\|fstat\|pread\)64/\1/g' tests/Makefile tests/mailbox_test.c
+sed -i 's/\(fstatat\|fstat\|pread\)64/\1/g' tests/Makefile tests/units/mailbox_test.c
 make -C tests CC="$CC" LDFLAGS="$LDFLAGS" CFLAGS=-O2 \
     build/pop3d-stub build/mailbox_test
 echo "passed: build with -Werror" >&3
 (cd tests && "${PYTHON:-/usr/bin/python3}" -m pytest -q -p no:cacheprovider \
-    test_transcripts.py -k "one_segment or agree")
+    cases/test_transcripts.py -k "one_segment or agree")
 echo "passed: transcripts: $(grep '^[0-9]* passed' log)" >&3
 tests/build/mailbox_test
 echo "passed: $(grep -c '^\[       OK' log) unit tests" >&3

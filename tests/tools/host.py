@@ -17,9 +17,9 @@ import subprocess
 import tempfile
 import threading
 
-from harness import PATIENCE, POP3D, Session, mail, wait_for
+from harness import PATIENCE, POP3D, TESTS, Session, mail, wait_for
 
-ETC = pathlib.Path(__file__).resolve().parent.parent / "etc"
+ETC = TESTS.parent / "etc"
 SBIN = "/usr/local/sbin"        # where etc/ has pop3d
 CLONE_NEWNET = 0x40000000
 

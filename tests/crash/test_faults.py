@@ -1,16 +1,13 @@
 """A system call that fails once harms nothing and makes no answer a lie.  The short form of crash/faults.py."""
 
 import errno
-import pathlib
 import platform
-import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
-import crash  # noqa: E402
-import faults  # noqa: E402
-import lab  # noqa: E402
+import crash
+import faults
+import lab
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="killat.c knows the registers of x86_64 only")
 

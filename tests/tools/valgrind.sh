@@ -3,7 +3,7 @@
 # copy of the project.  Fails at the first error or leaked block.
 
 set -e
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 chmod 755 "$copy"
@@ -24,7 +24,7 @@ chmod +x build/pop3d-stub
 
 failed=0
 "${PYTHON:-/usr/bin/python3}" -m pytest -q -p no:cacheprovider \
-    test_transcripts.py -k one_segment || failed=1
+    cases/test_transcripts.py -k one_segment || failed=1
 # shellcheck disable=SC2086	# words of a command
 $check build/mailbox_test || failed=1
 find log -type f -size +0 -exec cat {} + >errors

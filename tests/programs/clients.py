@@ -169,7 +169,7 @@ def curl(bob, port, keep):
 def net_pop3(bob, port, keep):
     run(bob, "mkdir", "-p", "in/new")
     # bob need not be able to read this checkout
-    run(bob, "perl", "-e", (TESTS / "netpop3.pl").read_text(), str(port),
+    run(bob, "perl", "-e", (TESTS / "programs/netpop3.pl").read_text(), str(port),
         bob.name, bob.password, "in/new", "keep" if keep else "delete")
     return collect(bob, net_pop3)
 

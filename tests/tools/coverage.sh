@@ -1,15 +1,15 @@
 #!/bin/sh
 # What the tests run of pop3d.c, auth.c and mailbox.c: lines and branches, and
-# each line that they never run.  Fails if tests/uncovered has no reason for one,
-# at 95 % of a file's lines or less, and if a test fails.  Built and tested in a
-# copy of the project.
+# each line that they never run.  Fails if the file uncovered has no reason for
+# one, at 95 % of a file's lines or less, and if a test fails.  Built and tested
+# in a copy of the project.
 #
 # These are clang's counters, not gcov's: they are in a mapped file, and so also
 # tell what a process did after it gave up its privileges, confined itself, and
 # was killed.  gcov writes a file at exit(), which fails there.
 
 set -e
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 chmod 755 "$copy"
@@ -52,5 +52,5 @@ done
 cat report
 awk '$7 ~ /%$/ && $7 + 0 <= 95 { print $1 ": 95 % or less"; bad = 1 }
     END { exit bad }' report || failed=1
-"$PYTHON" tests/uncovered.py tests/uncovered <show || failed=1
+"$PYTHON" tests/tools/uncovered.py tests/tools/uncovered <show || failed=1
 exit $failed

@@ -145,7 +145,7 @@ def test_test_it_installs_all_of_tests_packages(tmp_path, sudo):
     assert update == "apt-get[noninteractive] update"
     assert install.startswith("apt-get[noninteractive] install -y ")
     listed = [line.split("#")[0].strip()
-              for line in (TESTS / "packages").read_text().splitlines()]
+              for line in (TESTS / "tools/packages").read_text().splitlines()]
     assert [word for word in install.split() if not word.startswith("-")][2:] \
         == [name for name in listed if name]
     assert make == "make[] check"
@@ -298,7 +298,7 @@ def demo():
         folder.chmod(0o755)
         (folder / "tmp").mkdir()
         (folder / "tmp").chmod(0o777)
-        for path in TESTS / "demo.sh", TESTS / "sample.mbox", POP3D:
+        for path in TESTS / "deploy/demo.sh", TESTS / "deploy/sample.mbox", POP3D:
             shutil.copy(path, folder)
         yield folder
 

@@ -26,7 +26,7 @@ done
 shift $((OPTIND - 1))
 [ $# = 2 ] || usage
 root=$1
-checkout=$(cd "$(dirname "$0")/.." && pwd)
+checkout=$(cd "$(dirname "$0")/../.." && pwd)
 
 # In the folder, with its own mounts and processes: nothing is left of them.
 # shellcheck disable=SC2016	# for the inner shell

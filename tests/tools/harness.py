@@ -20,7 +20,7 @@ import types
 
 import pytest
 
-TESTS = pathlib.Path(__file__).resolve().parent
+TESTS = pathlib.Path(__file__).resolve().parent.parent
 BUILD = TESTS / "build"
 POP3D = TESTS.parent / "pop3d"      # the real one
 STUB = BUILD / "pop3d-stub"         # alice, password secret: no PAM, no root

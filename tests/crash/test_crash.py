@@ -1,14 +1,11 @@
 """Killed anywhere in UPDATE or in its recovery, pop3d loses nothing.  The short form of crash/crash.py."""
 
-import pathlib
 import platform
-import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
-import crash  # noqa: E402
-import lab  # noqa: E402
+import crash
+import lab
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="killat.c knows the registers of x86_64 only")
 

@@ -2,17 +2,14 @@
 
 import contextlib
 import os
-import pathlib
 import resource
 import subprocess
-import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
-import crash  # noqa: E402
-import lab  # noqa: E402
-from harness import needs_root  # noqa: E402
+import crash
+import lab
+from harness import needs_root
 
 SERVERS = {path.name: path for path in lab.SERVERS}
 

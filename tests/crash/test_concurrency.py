@@ -1,15 +1,13 @@
 """Deliverers and sessions at the same time: no mail is lost, and nobody waits for a client.  Short forms of crash/storm.py."""
 
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
-import storm  # noqa: E402
-from harness import PATIENCE, Maildrop, mail, needs_root  # noqa: E402
+import storm
+from harness import PATIENCE, Maildrop, mail, needs_root
 
 SECONDS = {"dotlock": 6, "sendmail": 2, "fcntl": 2, "flock": 2, "putmail": 2}
 

@@ -10,14 +10,12 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "crash"))
-import crash  # noqa: E402
-import lab  # noqa: E402
-from harness import PASSWORD, USER, Session, account, needs_root  # noqa: E402
+import crash
+import lab
+from harness import PASSWORD, USER, Session, account, needs_root
 
 SERVER = lab.SERVERS[0]
 pytestmark = needs_root

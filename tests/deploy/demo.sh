@@ -7,7 +7,7 @@
 # usage: demo.sh [pop3d]
 
 here=$(cd "$(dirname "$0")" && pwd) || exit
-pop3d=${1:-$here/../pop3d}
+pop3d=${1:-$here/../../pop3d}
 case $pop3d in /*) ;; *) pop3d=$PWD/$pop3d ;; esac
 
 fail()
