@@ -177,6 +177,7 @@ def test_a_delivery_waits_until_it_is_done():
             assert slow.poll() is None
         host.run("procmail", "-d", "p3dalice",
                  input="Subject: meanwhile\n\nHello.\n")
+        assert [path.name for path in box.parent.iterdir()] == ["p3dalice"]
         assert slow.wait() == 0
         content = box.read_bytes()
         assert without_ids(content).startswith(numbered(1, 2) + b"From ")
