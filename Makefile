@@ -26,7 +26,8 @@ $(OBJS): pop3d.h
 demo: pop3d
 	sh tests/deploy/demo.sh ./pop3d
 
-check crash sweep abuse soak bench fuzz coverage valgrind portability: pop3d
+check model crash sweep abuse soak bench fuzz coverage valgrind \
+    portability: pop3d
 	cd tests && $(MAKE) CC="$(CC)" CFLAGS="$(CFLAGS)" \
 	    LDFLAGS="$(LDFLAGS)" PYTHON="$(PYTHON)" $@
 
@@ -61,5 +62,5 @@ clean:
 	rm -f pop3d $(OBJS) pop3d-*.tar.gz
 	cd tests && $(MAKE) clean
 
-.PHONY: all demo check crash sweep abuse soak bench fuzz coverage valgrind \
-	portability lint install uninstall dist clean
+.PHONY: all demo check model crash sweep abuse soak bench fuzz coverage \
+	valgrind portability lint install uninstall dist clean
