@@ -130,25 +130,25 @@ def commands_run(tmp_path, line, sudo):
     return (tmp_path / "apt-get.log").read_text().splitlines()
 
 
-@pytest.mark.parametrize("sudo", [False, True], ids=["root", "sudo"])
-def test_try_it_installs_and_runs_the_demo(tmp_path, sudo):
-    update, install, make = commands_run(tmp_path, readme("Try it"), sudo)
-    assert update == "apt-get[noninteractive] update"
-    assert install.startswith("apt-get[noninteractive] install -y ")
-    assert make == "make[] demo"    # not as root where sudo is used
-
-
 @needs_root     # it says for a moment that no server is to be started
 @pytest.mark.parametrize("sudo", [False, True], ids=["root", "sudo"])
-def test_test_it_installs_all_of_tests_packages(tmp_path, sudo):
-    update, install, make = commands_run(tmp_path, readme("Test it"), sudo)
+@pytest.mark.parametrize("title, packages, target", [
+    ("Try it", "packages.demo", "demo"), ("Test it", "packages", "check")])
+def test_the_first_commands_install_what_is_listed(
+        tmp_path, title, packages, target, sudo):
+    update, install, make = commands_run(tmp_path, readme(title), sudo)
     assert update == "apt-get[noninteractive] update"
     assert install.startswith("apt-get[noninteractive] install -y ")
     listed = [line.split("#")[0].strip()
-              for line in (TESTS / "tools/packages").read_text().splitlines()]
+              for line in (TESTS / "tools" / packages).read_text().splitlines()]
     assert [word for word in install.split() if not word.startswith("-")][2:] \
         == [name for name in listed if name]
-    assert make == "make[] check"
+    assert make == f"make[] {target}"   # not as root where sudo is used
+
+
+def test_readme_fits_a_terminal_and_is_short():
+    lines = (TOP / "README").read_text().expandtabs().splitlines()
+    assert len(lines) < 330 and max(map(len, lines)) < 80
 
 
 def test_readme_speaks_of_files_that_are_there():

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Install what the tests need, as root: see packages, or the list named as an
-# argument.  Servers among it are not started.
+# Install what the tests need, as root: see packages; or, with the argument
+# "demo" or "lint", what packages.demo or packages.lint names.  Servers among it
+# are not started.
 
 here=$(dirname "$0")
 guard=/usr/sbin/policy-rc.d
@@ -10,4 +11,4 @@ if [ ! -e $guard ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update || exit
-sed 's/#.*//' "${1:-$here/packages}" | xargs apt-get install -y --no-install-recommends
+sed 's/#.*//' "$here/packages${1:+.$1}" | xargs apt-get install -y --no-install-recommends
