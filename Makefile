@@ -1,4 +1,5 @@
-# GNU and BSD make.  CC, CPPFLAGS, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours.
+# GNU and BSD make.  CC, CPPFLAGS, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours,
+# on make's command line; yours come last, and so count.
 PREFIX	= /usr/local
 CC	= cc
 CFLAGS	= -O2 -g
@@ -7,8 +8,10 @@ PYTHON	= /usr/bin/python3
 WARN	= -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	  -Wconversion -Wformat=2
 HARDEN	= -fPIE -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+# The same program from whichever folder it is built in.
+NOWHERE	= -ffile-prefix-map="$$PWD"=.
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
-	  $(HARDEN) $(WARN) $(CPPFLAGS) $(CFLAGS)
+	  $(HARDEN) $(WARN) $(NOWHERE) $(CPPFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro -Wl,-z,now $(LDFLAGS)
 OBJS	= pop3d.o auth.o mailbox.o
 
@@ -28,8 +31,8 @@ demo: pop3d
 
 check model crash sweep abuse soak bench fuzz coverage valgrind \
     portability: pop3d
-	cd tests && $(MAKE) CC="$(CC)" CFLAGS="$(CFLAGS)" \
-	    LDFLAGS="$(LDFLAGS)" PYTHON="$(PYTHON)" $@
+	cd tests && $(MAKE) CC="$(CC)" CPPFLAGS="$(CPPFLAGS)" \
+	    CFLAGS="$(CFLAGS)" LDFLAGS="$(LDFLAGS)" PYTHON="$(PYTHON)" $@
 
 lint:
 	sh tests/tools/lint.sh
