@@ -15,6 +15,11 @@ ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
 ALL_LDFLAGS = -pie -Wl,-z,relro -Wl,-z,now $(LDFLAGS)
 OBJS	= pop3d.o auth.o mailbox.o
 
+SBIN	= $(DESTDIR)$(PREFIX)/sbin
+MAN8	= $(DESTDIR)$(PREFIX)/share/man/man8
+DOC	= $(DESTDIR)$(PREFIX)/share/doc/pop3d
+PAM	= $(DESTDIR)/etc/pam.d
+
 all: pop3d
 
 pop3d: $(OBJS)
@@ -37,25 +42,24 @@ check model crash sweep abuse soak bench fuzz coverage valgrind \
 lint:
 	sh tests/tools/lint.sh
 
+# What is installed names the PREFIX, where the sources say /usr/local.
 install: pop3d
-	install -d $(DESTDIR)$(PREFIX)/sbin \
-	    $(DESTDIR)$(PREFIX)/share/man/man8 \
-	    $(DESTDIR)$(PREFIX)/share/doc/pop3d $(DESTDIR)/etc/pam.d
-	install -m 755 pop3d $(DESTDIR)$(PREFIX)/sbin/pop3d
-	install -m 644 pop3d.8 $(DESTDIR)$(PREFIX)/share/man/man8/pop3d.8
-	install -m 644 README LICENSE etc/* $(DESTDIR)$(PREFIX)/share/doc/pop3d
-	test -e $(DESTDIR)/etc/pam.d/pop3d || \
-	    install -m 644 etc/pop3d.pam $(DESTDIR)/etc/pam.d/pop3d
+	install -d $(SBIN) $(MAN8) $(DOC) $(PAM)
+	install -m 755 pop3d $(SBIN)/pop3d
+	install -m 644 pop3d.8 $(MAN8)/pop3d.8
+	install -m 644 README LICENSE \
+	    `find etc/* -prune -type f ! -perm -100` $(DOC)
+	install -m 755 `find etc/* -prune -type f -perm -100` $(DOC)
+	sed -i 's,/usr/local,$(PREFIX),g' $(MAN8)/pop3d.8 $(DOC)/*
+	test -e $(PAM)/pop3d || install -m 644 etc/pop3d.pam $(PAM)/pop3d
 	@echo "Examples for inetd, systemd and TLS are in" \
 	    "$(PREFIX)/share/doc/pop3d"
 
 # The PAM file may hold the administrator's own rules: it goes if it is ours.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/sbin/pop3d \
-	    $(DESTDIR)$(PREFIX)/share/man/man8/pop3d.8
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/pop3d
-	! cmp -s etc/pop3d.pam $(DESTDIR)/etc/pam.d/pop3d || \
-	    rm $(DESTDIR)/etc/pam.d/pop3d
+	rm -f $(SBIN)/pop3d $(MAN8)/pop3d.8
+	rm -rf $(DOC)
+	! cmp -s etc/pop3d.pam $(PAM)/pop3d || rm $(PAM)/pop3d
 
 dist:
 	v=`sed -n 's/^.define POP3D_VERSION.*"\(.*\)"/\1/p' pop3d.h`; \
