@@ -81,15 +81,16 @@ def logged(pattern):
     return sorted(set(re.findall(pattern, SOURCE)))
 
 
-@pytest.mark.parametrize("text", logged(r'syslog\([^"]*"([^":%]+)'))
+@pytest.mark.parametrize("text", logged(
+    r'(?:syslog|log_line)\([^"]*"([^":%]+)'))
 def test_every_log_line_is_in_the_manual(text):
-    assert f'.It Li "{text.strip()}' in section("LOGS")
+    assert f'.It Li "{text.strip()}' in section("DIAGNOSTICS")
 
 
 @pytest.mark.parametrize("reason", logged(
     r'(?:end_session\(|ending = |why = |\? )"([a-z-]+)"'))
 def test_every_reason_is_in_the_manual(reason):
-    assert re.search(rf"^\.(It Li|Ql) {reason}\b", section("LOGS"), re.M)
+    assert re.search(rf"^\.(It Li|Ql) {reason}\b", section("DIAGNOSTICS"), re.M)
 
 
 @pytest.mark.parametrize("code", logged(r'"(\[[A-Z/-]+\])'))
