@@ -65,9 +65,13 @@ dist:
 	v=`sed -n 's/^.define POP3D_VERSION.*"\(.*\)"/\1/p' pop3d.h`; \
 	    git archive --prefix=pop3d-$$v/ -o pop3d-$$v.tar.gz HEAD
 
+distcheck:
+	MAKE="$(MAKE)" PYTHON="$(PYTHON)" sh tests/deploy/distcheck.sh
+
 clean:
 	rm -f pop3d $(OBJS) pop3d-*.tar.gz
 	cd tests && $(MAKE) clean
 
 .PHONY: all demo check model crash sweep abuse soak bench fuzz coverage \
-	valgrind portability lint install uninstall dist clean
+	valgrind portability lint install uninstall dist distcheck \
+	clean
