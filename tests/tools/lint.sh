@@ -106,7 +106,8 @@ only "PAM" '\<pam_[a-z_]+ ?\(|security/pam' auth.c
 only "set*id" '\<(set(res|re)?[ug]id|seteuid|setgroups|initgroups) ?\(' auth.c
 only "setegid" '\<setegid ?\(' mailbox.c
 only "the mailbox" \
-    '\<(fcntl|flock|ftruncate|pread|pwrite|linkat?|unlinkat?) ?\(' mailbox.c
+    '\<(fcntl|flock|f(truncate|sync|allocate)|p(read|write)|utimensat|(mknod|(un)?link|rename)(at2?)?) ?\(' \
+    mailbox.c
 only "exit" '\<_?exit ?\(' pop3d.c auth.c
 only "syslog" '\<v?syslog ?\(' pop3d.c auth.c
 exit $failed
