@@ -167,11 +167,13 @@ def certificates():
     with Host() as host:
         host.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                  "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Test CA",
+                 "-addext", "keyUsage=critical,keyCertSign",    # or Python 3.13 refuses it
                  "-days", "2", "-keyout", "/home/ca.key", "-out", "/home/ca")
         host.run("openssl", "req", "-newkey", "ec", "-pkeyopt",
                  "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={NAME}",
                  "-keyout", "/home/key", "-out", "/home/request")
-        host.path("/home/names").write_text(f"subjectAltName=DNS:{NAME}\n")
+        host.path("/home/names").write_text(f"subjectAltName=DNS:{NAME}\n"
+                                            "authorityKeyIdentifier=keyid\n")
         host.run("openssl", "x509", "-req", "-in", "/home/request", "-CA",
                  "/home/ca", "-CAkey", "/home/ca.key", "-CAcreateserial",
                  "-days", "2", "-extfile", "/home/names",
