@@ -69,10 +69,23 @@ def mailutil(drop):
     subprocess.run(**as_user(drop, "mailutil", "prune", drop.path.relative_to(drop.user.home), 'SUBJECT "p3dd 3"'))
 
 
-def doveadm(drop, *command):
+# The configuration of dovecot has another language since 2.4.
+DOVECOT_2_3 = "mail_location = mbox:{0}/mail:INBOX={1}\n"
+DOVECOT_2_4 = """dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+mail_driver = mbox
+mail_path = {0}/mail
+mail_inbox_path = {1}
+"""
+
+
+def doveadm(drop, command, *args):
     folder = pathlib.Path(drop.user.home)
-    (folder / "dovecot.conf").write_text(f"mail_location = mbox:{folder}/mail:INBOX={drop.path}\nlog_path = /dev/null\nssl = no\n")
-    subprocess.run(**as_user(drop, "doveadm", "-c", folder / "dovecot.conf", *command, stdout=subprocess.DEVNULL))
+    version = subprocess.run(**as_user(drop, "/usr/sbin/dovecot", "--version", stdout=subprocess.PIPE)).stdout
+    conf, options = (DOVECOT_2_3, []) if version.startswith(b"2.3.") else (DOVECOT_2_4, ["--no-userdb-lookup"])
+    (folder / "dovecot.conf").write_text(conf.format(folder, drop.path) + "log_path = /dev/null\nssl = no\n")
+    subprocess.run(**as_user(drop, "doveadm", "-c", folder / "dovecot.conf", *command.split(), *options, *args,
+                             stdout=subprocess.DEVNULL))
 
 
 def dovecot_reads(drop):
@@ -80,7 +93,7 @@ def dovecot_reads(drop):
 
 
 def dovecot_marks(drop):
-    doveadm(drop, "flags", "add", r"\Seen", "mailbox", "INBOX", "all")
+    doveadm(drop, "flags add", r"\Seen", "mailbox", "INBOX", "all")
 
 
 def dovecot_expunges(drop):
