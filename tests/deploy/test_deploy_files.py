@@ -111,6 +111,7 @@ def readme(title):
 
 STUBS = {
     "apt-get": 'echo "apt-get[$DEBIAN_FRONTEND] $*" >>"$0.log"',
+    "apt-cache": '[ "$*" != "show uw-mailutils" ]',
     "make": 'echo "make[$BY_SUDO] $*" >>"$(dirname "$0")/apt-get.log"',
     "sudo": 'exec env -i BY_SUDO=yes PATH="$PATH" "$@"',
 }
@@ -143,7 +144,7 @@ def test_the_first_commands_install_what_is_listed(
     listed = [line.split("#")[0].strip()
               for line in (TESTS / "tools" / packages).read_text().splitlines()]
     assert [word for word in install.split() if not word.startswith("-")][2:] \
-        == [name for name in listed if name]
+        == [name for name in listed if name and name != "uw-mailutils?"]
     assert make == f"make[] {target}"   # not as root where sudo is used
 
 

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Install what the tests need, as root: see packages; or, with the argument
 # "demo" or "lint", what packages.demo or packages.lint names.  Servers among it
-# are not started.
+# are not started.  A name with a question mark is that of a package which not
+# every release has: it is taken where it is.
 
 here=$(dirname "$0")
 guard=/usr/sbin/policy-rc.d
@@ -11,4 +12,15 @@ if [ ! -e $guard ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update || exit
-sed 's/#.*//' "$here/packages${1:+.$1}" | xargs apt-get install -y --no-install-recommends
+listed=$(sed 's/#.*//' "$here/packages${1:+.$1}") names=
+for name in $listed; do
+	case $name in
+	*\?)	apt-cache show "${name%\?}" >/dev/null 2>&1 || {
+			echo "This release has no ${name%\?}."
+			continue
+		} ;;
+	esac
+	names="$names ${name%\?}"
+done
+# shellcheck disable=SC2086	# a list
+apt-get install -y --no-install-recommends $names
