@@ -1,23 +1,27 @@
 #!/bin/sh
-# Run a command line in a fresh Debian 12, in a copy of this checkout.
+# Run a command line in a fresh Debian, in a copy of this checkout.
 #
-# usage: fresh.sh [-u] [-t tar] folder command
+# usage: fresh.sh [-u] [-r release] [-t tar] folder command
 #
-# As root, on a Debian 12.  The folder is made if it is not there: a system as
-# small as debootstrap makes it (minbase), with this host's sources of packages.
-#	-t tar	keeps the bare system: made if it is not there, else used
-#	-u	as an ordinary user who may use sudo, instead of root
+# As root, on Debian.  The folder is made if it is not there: a system as small
+# as debootstrap makes it (minbase, and sudo), with this host's sources of
+# packages.
+#	-r release	not this host's own, but bookworm, trixie, ...
+#	-t tar		keeps the bare system: made if it is not there, else used
+#	-u		as an ordinary user who may use sudo, instead of root
 
 set -eu
 
 usage() {
-	echo "usage: $0 [-u] [-t tar] folder command" >&2
+	echo "usage: $0 [-u] [-r release] [-t tar] folder command" >&2
 	exit 64
 }
 
-tar='' user=root home=/root
-while getopts t:u option; do
+own=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+release=$own tar='' user=root home=/root
+while getopts r:t:u option; do
 	case $option in
+	r) release=$OPTARG ;;
 	t) tar=$OPTARG ;;
 	u) user=user home=/home/user ;;
 	*) usage ;;
@@ -47,7 +51,8 @@ inside() {
 # shellcheck disable=SC2016	# apt replaces these, not sh
 sources() {
 	apt-get indextargets 'Created-By: Packages' 'Origin: Debian' \
-	    --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)'
+	    --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' |
+	    sed "s/ $own\([ -]\)/ $release\1/"
 }
 
 if [ ! -d "$root" ]; then
@@ -55,8 +60,10 @@ if [ ! -d "$root" ]; then
 	if [ -n "$tar" ] && [ -e "$tar" ]; then
 		tar -C "$root" -xpf "$tar"
 	else
-		mirror=$(sources | sed -n 's/^deb \(.*\) bookworm main$/\1/p')
-		debootstrap --variant=minbase bookworm "$root" "$mirror"
+		mirror=$(sources |
+		    sed -n "s/^deb \(.*\) $release main\$/\1/p;T;q")
+		debootstrap --variant=minbase --include=sudo "$release" "$root" \
+		    "$mirror"
 		[ -z "$tar" ] || tar -C "$root" -cpf "$tar" .
 	fi
 	sources >"$root/etc/apt/sources.list"
@@ -66,9 +73,7 @@ fi
 cp /etc/resolv.conf /etc/hosts "$root/etc"
 
 if [ $user != root ] && [ ! -d "$root$home" ]; then
-	inside sh -ec 'apt-get update
-		apt-get install -y --no-install-recommends sudo
-		useradd -m user
+	inside sh -ec 'useradd -m user
 		echo "user ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/user'
 fi
 rm -rf "$root$home/pop3d"
