@@ -34,7 +34,7 @@ $(OBJS): pop3d.h
 demo: pop3d
 	sh tests/deploy/demo.sh ./pop3d
 
-check model crash sweep abuse soak bench fuzz coverage valgrind \
+check model mutate crash sweep abuse soak bench fuzz coverage valgrind \
     portability: pop3d
 	cd tests && $(MAKE) CC="$(CC)" CPPFLAGS="$(CPPFLAGS)" \
 	    CFLAGS="$(CFLAGS)" LDFLAGS="$(LDFLAGS)" PYTHON="$(PYTHON)" $@
@@ -72,6 +72,6 @@ clean:
 	rm -f pop3d $(OBJS) pop3d-*.tar.gz
 	cd tests && $(MAKE) clean
 
-.PHONY: all demo check model crash sweep abuse soak bench fuzz coverage \
+.PHONY: all demo check model mutate crash sweep abuse soak bench fuzz coverage \
 	valgrind portability lint install uninstall dist distcheck \
 	clean
