@@ -69,6 +69,7 @@ done >"$dir/pam.d/pop3d"
 # start PORT: serve there; fails if somebody else does.
 start()
 {
+	: >"$dir/log"	# it is looked for before the server has made it
 	# A build for AddressSanitizer goes with pam_wrapper on these terms.
 	setsid systemd-socket-activate --inetd -a -l "127.0.0.1:$1" \
 	    ${ASAN_OPTIONS:+-E ASAN_OPTIONS -E UID_WRAPPER_DISABLE_DEEPBIND=1} \
