@@ -38,6 +38,8 @@
 
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -61,6 +63,7 @@
 #define LOGGED_OCTETS	64		/* of a stranger's text */
 #define LOGGED_SIZE	(4 * LOGGED_OCTETS + 1)	/* of that, printable */
 #define REST		(-1)		/* the argument is the rest of line */
+#define SECOND		1000000000LL	/* as now() counts */
 
 /* Limits that a test build makes smaller, to reach them in its lifetime. */
 #ifndef LOGIN_SECONDS
@@ -107,6 +110,7 @@ static struct {
 	unsigned int	 tries;
 	unsigned int	 bad;		/* bad commands in a row */
 	time_t		 began;
+	long long	 deadline;	/* of waiting for the client: now() */
 	unsigned long	 retrieved, topped;
 	size_t		 deleted;
 	long long	 retrieved_octets, topped_octets;
@@ -125,7 +129,81 @@ static struct {
 
 static struct maildrop drop;
 
+/*
+ * ---- signals and time ----
+ *
+ * No signal does any work.  Those that end a session are blocked, and let in
+ * where the process waits for its client, by wait_until(): so they are seen
+ * between two commands, and what follows is ordinary code.  Where a library
+ * or a file system may hang they have their default instead, and the kernel
+ * ends the process: may_hang().  UPDATE and recovery let none in.
+ */
+
+static const int ending_signals[] = { SIGALRM, SIGHUP, SIGINT, SIGTERM };
+static sigset_t ending;			/* the set of them */
+
+/* That there is a handler makes ppoll(2) return. */
+static void
+nothing(int sig)
+{
+	(void)sig;
+}
+
+static void
+dispose(void (*how)(int))
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(ending_signals) / sizeof(int); i++)
+		signal(ending_signals[i], how);
+}
+
+/* From here on, until did_not_hang(): so many seconds at most. */
+static void
+may_hang(unsigned int seconds)
+{
+	dispose(SIG_DFL);
+	alarm(seconds);
+	sigprocmask(SIG_UNBLOCK, &ending, NULL);
+}
+
+static void
+did_not_hang(void)
+{
+	int error = errno;
+
+	alarm(0);
+	sigprocmask(SIG_BLOCK, &ending, NULL);
+	dispose(nothing);
+	errno = error;
+}
+
+static long long
+now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * SECOND + t.tv_nsec;
+}
+
 /* ---- the log, and the end ---- */
+
+/*
+ * syslog(3) waits for a syslogd that hangs, and so would all who wait for us:
+ * nothing is logged while a lock is held that others want.
+ */
+static void __attribute__((format(printf, 2, 3)))
+log_line(int priority, const char *format, ...)
+{
+	va_list ap;
+
+	may_hang(HANG_SECONDS);
+	va_start(ap, format);
+	vsyslog(priority, format, ap);
+	va_end(ap);
+	did_not_hang();
+}
 
 /* Text of a stranger, fit for the log. */
 static const char *
@@ -143,11 +221,12 @@ trouble(const char *what)
 	char user[LOGGED_SIZE], mailbox[LOGGED_SIZE];
 	int error = errno;
 
-	syslog(LOG_ERR, "maildrop failed: user=<%s> ip=%s mailbox=<%s> at=%s "
-	    "error=%s: %m", printable(user, session.user), session.peer,
-	    printable(mailbox, session.mailbox), what, drop.why);
-	session.ending = "maildrop";
 	maildrop_close(&drop);
+	log_line(LOG_ERR, "maildrop failed: user=<%s> ip=%s mailbox=<%s> "
+	    "at=%s error=%s: %s", printable(user, session.user), session.peer,
+	    printable(mailbox, session.mailbox), what, drop.why,
+	    strerror(error));
+	session.ending = "maildrop";
 	switch (error) {
 	case EBUSY:
 		return "[IN-USE] maildrop is locked by another POP3 session";
@@ -174,15 +253,13 @@ end_session(const char *reason)
 	char user[LOGGED_SIZE];
 	long long seconds = (long long)(time(NULL) - session.began);
 
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGINT, SIG_IGN);
+	dispose(SIG_IGN);	/* one that is pending would end log_line() */
 	maildrop_close(&drop);
 	if (session.state == AUTHORIZATION)
-		syslog(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
+		log_line(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
 		    session.peer, seconds, reason);
 	else
-		syslog(LOG_INFO, "logout: user=<%s> ip=%s retr=%lu/%lld "
+		log_line(LOG_INFO, "logout: user=<%s> ip=%s retr=%lu/%lld "
 		    "top=%lu/%lld dele=%zu left=%zu seconds=%lld reason=%s",
 		    printable(user, session.user), session.peer,
 		    session.retrieved, session.retrieved_octets,
@@ -191,28 +268,60 @@ end_session(const char *reason)
 	exit(0);
 }
 
+/* ---- waiting for the client ---- */
+
 /*
- * Autologout and signals end the session at once, without a reply and without
- * UPDATE.  They may come while a library logs or allocates, and so may wait
- * forever in what is called here: then a second alarm ends the process.
+ * Whether fd is ready before the deadline.  The one place where signals are
+ * let in; but the answer to QUIT is the truth, and is not withheld.
  */
-static void
-on_signal(int sig)
+static bool
+wait_until(long long deadline, int fd, short events)
 {
-	signal(SIGALRM, SIG_DFL);
-	alarm(2);
-	end_session(sig != SIGALRM ? "signal" :
-	    session.state == AUTHORIZATION ? "timeout" : "autologout");
+	struct pollfd client = { .fd = fd, .events = events };
+	long long left = deadline - now();
+	struct timespec t = { left / SECOND, left % SECOND };
+	sigset_t mask, pending;
+	int ready;
+
+	if (left <= 0)
+		return false;
+	sigemptyset(&mask);
+	ready = ppoll(&client, 1, &t,
+	    session.state == UPDATE ? &ending : &mask);
+	/* A client that is always ready must not keep a signal waiting. */
+	if (session.state != UPDATE && (ready == -1 ||
+	    (sigpending(&pending) == 0 && !sigisemptyset(&pending))))
+		end_session("signal");
+	return ready > 0;
+}
+
+/* Autologout ends the session without a reply and without UPDATE. */
+static void
+wait_for_client(int fd, short events)
+{
+	if (session.state != AUTHORIZATION)
+		session.deadline = now() + option.autologout * SECOND;
+	if (!wait_until(session.deadline, fd, events))
+		end_session(session.state == AUTHORIZATION ? "timeout" :
+		    "autologout");
 }
 
 /* ---- replies out ---- */
 
-/* Before each wait for the client.  The time to log in is set once. */
-static void
-patience(void)
+/*
+ * Never waits, for that would be a wait without signals and without an end.
+ * O_NONBLOCK is not ours to set: others have the same terminal or pipe.  What
+ * is no socket takes PIPE_BUF octets at least when ppoll(2) says it is ready.
+ */
+static ssize_t
+write_some(const char *text, size_t size)
 {
-	if (session.state != AUTHORIZATION)
-		alarm(option.autologout);
+	ssize_t n = send(STDOUT_FILENO, text, size, MSG_DONTWAIT);
+
+	if (n == -1 && errno == ENOTSOCK)
+		n = write(STDOUT_FILENO, text,
+		    size < PIPE_BUF ? size : PIPE_BUF);
+	return n;
 }
 
 static void
@@ -222,11 +331,12 @@ flush(void)
 	ssize_t n;
 
 	while (done < out.size) {
-		patience();
-		n = write(STDOUT_FILENO, out.data + done, out.size - done);
-		if (n == -1)
+		wait_for_client(STDOUT_FILENO, POLLOUT);
+		n = write_some(out.data + done, out.size - done);
+		if (n == -1 && errno != EAGAIN)
 			end_session("write");
-		done += (size_t)n;
+		if (n > 0)
+			done += (size_t)n;
 	}
 	out.size = 0;
 }
@@ -272,7 +382,7 @@ fill(void)
 	memmove(in.data, in.data + in.next, in.last - in.next);
 	in.last -= in.next;
 	in.next = 0;
-	patience();
+	wait_for_client(STDIN_FILENO, POLLIN);
 	n = read(STDIN_FILENO, in.data + in.last, sizeof(in.data) - in.last);
 	if (n <= 0)
 		end_session("disconnect");
@@ -404,38 +514,52 @@ set_mailbox(const struct passwd *pw)
 	return session.mailbox[0] == '/' && pw->pw_name[0] != '.';
 }
 
+/* All that file systems may keep waiting.  Returns what failed. */
+static const char *
+enter_maildrop(const struct passwd *pw, const char **missing, int *error)
+{
+	drop_privileges(pw, getuid() != 0 ? getgid() :
+	    maildrop_gid(session.mailbox, pw->pw_gid));
+	setproctitle("%s %s", session.user, session.peer);
+	if (maildrop_open(&drop, session.mailbox) == -1)
+		return "open";
+	*missing = confine(drop.dir);
+	*error = errno;
+	if (maildrop_scan(&drop) == -1)
+		return "scan";
+	return NULL;
+}
+
 /* From root to the user, and to TRANSACTION: +OK only with all in hand. */
 static const char *
 begin_transaction(const struct passwd *pw, const char *method)
 {
 	char user[LOGGED_SIZE];
-	const char *missing;
+	const char *missing, *failed;
 	long long octets;
 	size_t count;
+	int error;
 
-	alarm(0);
 	session.state = TRANSACTION;
 	if (!set_mailbox(pw)) {
 		errno = EPERM;
 		return trouble("path");
 	}
-	drop_privileges(pw, getuid() != 0 ? getgid() :
-	    maildrop_gid(session.mailbox, pw->pw_gid));
-	setproctitle("%s %s", session.user, session.peer);
-
-	if (maildrop_open(&drop, session.mailbox) == -1)
-		return trouble("open");
+	may_hang(HANG_SECONDS);
+	failed = enter_maildrop(pw, &missing, &error);
+	did_not_hang();
+	if (failed != NULL)
+		return trouble(failed);
 	if (drop.note[0] != '\0')
-		syslog(drop.writable ? LOG_CRIT : LOG_WARNING,
+		log_line(drop.writable ? LOG_CRIT : LOG_WARNING,
 		    "maildrop: user=<%s> ip=%s %s",
 		    printable(user, session.user), session.peer, drop.note);
-	if ((missing = confine(drop.dir)) != NULL)
-		syslog(LOG_NOTICE, "not confined: %s: %m", missing);
-	if (maildrop_scan(&drop) == -1)
-		return trouble("scan");
+	if (missing != NULL)
+		log_line(LOG_NOTICE, "not confined: %s: %s", missing,
+		    strerror(error));
 
 	count = totals(&octets);
-	syslog(LOG_INFO, "login: user=<%s> ip=%s method=%s tls=%s "
+	log_line(LOG_INFO, "login: user=<%s> ip=%s method=%s tls=%s "
 	    "messages=%zu octets=%lld", printable(user, session.user),
 	    session.peer, method, option.encrypted ? "yes" : "no", count,
 	    octets);
@@ -451,14 +575,18 @@ login(const char *pass, const char *method)
 	struct passwd *pw;
 	enum auth result;
 	const char *why;
+	long long left;
 
+	left = (session.deadline - now()) / SECOND;
+	may_hang(left > 0 ? (unsigned int)left : 1);
 	result = auth_user(session.user, pass,
 	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
 	    &pw, &why);
+	did_not_hang();
 	wipe_input();
 	if (result == AUTH_OK)
 		return begin_transaction(pw, method);
-	syslog(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
+	log_line(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
 	    "reason=%s", printable(user, session.user), session.peer, method,
 	    option.encrypted ? "yes" : "no", why);
 	session.user[0] = '\0';
@@ -839,7 +967,6 @@ cmd_update(char **args)
 {
 	long long octets;
 
-	alarm(0);
 	session.state = UPDATE;
 	session.deleted = drop.count - totals(&octets);
 	if (maildrop_update(&drop) == -1) {
@@ -996,30 +1123,30 @@ options(int argc, char **argv)
 		usage();
 }
 
-/* From here on stderr may be the client. */
+/* Nothing that was inherited is trusted. */
 static void
 start(void)
 {
-	struct sigaction sa = { .sa_handler = on_signal,
-	    .sa_flags = SA_NODEFER };
 	struct rlimit none = { 0, 0 };
 	int on = 1;
+	size_t i;
 
+	sigemptyset(&ending);
+	for (i = 0; i < sizeof(ending_signals) / sizeof(int); i++)
+		sigaddset(&ending, ending_signals[i]);
+	sigprocmask(SIG_SETMASK, &ending, NULL);
+	dispose(nothing);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	closefrom(STDERR_FILENO + 1);
 	openlog("pop3d", LOG_NDELAY | LOG_PID | (option.debug ? LOG_PERROR : 0),
 	    LOG_MAIL);
 	tzset();
 	umask(077);
 	setrlimit(RLIMIT_CORE, &none);
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN);
-	sigaction(SIGALRM, &sa, NULL);
-	sigaction(SIGHUP, &sa, NULL);
-	sigaction(SIGINT, &sa, NULL);
-	sigaction(SIGTERM, &sa, NULL);
 	drop.dir = drop.fd = drop.side = drop.hitch = -1;
 	session.began = time(NULL);
-	alarm(LOGIN_SECONDS);
+	session.deadline = now() + LOGIN_SECONDS * SECOND;
 	/* These fail on what is no socket, and then are not needed. */
 	setsockopt(STDIN_FILENO, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	setsockopt(STDIN_FILENO, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));

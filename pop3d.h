@@ -34,6 +34,14 @@
 
 #define POP3D_VERSION	"1.0"
 
+/*
+ * So many seconds may a library or a file system say nothing: pop3d.c sets
+ * alarm(2), which then ends the process.
+ */
+#ifndef HANG_SECONDS
+#define HANG_SECONDS	60
+#endif
+
 /* auth.c: who it is, and giving up being root */
 
 enum auth {

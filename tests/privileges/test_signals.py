@@ -1,0 +1,232 @@
+"""What signals do, and what hangs: sessions end in their time, and by nothing
+that a signal interrupted."""
+
+import contextlib
+import fcntl
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from harness import (BUILD, HASTY, LOGIN, QUICK, TESTS, Session, mail,
+                     needs_root, wait_for)
+from host import Host
+
+ENDING = ["SIGALRM", "SIGHUP", "SIGINT", "SIGTERM"]
+RE_ENTERED = 99     # raise_in_malloc.c's
+STRIDE = 15         # mallocs of a session, of which there are some hundreds
+
+
+@pytest.fixture(scope="module")
+def host():
+    """Where 4 s are the time to log in, and 6 s that something may hang."""
+    with Host(pop3d=QUICK) as host:
+        yield host
+
+
+@pytest.fixture
+def on_a_socket(drop):
+    """Start a session on a socket, as all superservers do."""
+    with contextlib.ExitStack() as stack:
+        def start(binary, *options):
+            ours, its = socket.socketpair()
+            with its:
+                process = stack.enter_context(subprocess.Popen(
+                    [binary, "-p", "-d", "-m", drop.path, *options],
+                    stdin=its, stdout=its, stderr=subprocess.PIPE))
+            stack.callback(process.kill)
+            return stack.enter_context(
+                Session(ours.fileno(), ours.fileno(), process, sock=ours))
+
+        yield start
+
+
+# ---- nothing runs inside what a signal interrupted ----
+
+class Counted:
+    """Sessions in which a signal comes inside a certain malloc."""
+
+    def __init__(self, host):
+        self.count = host.path("/etc/count")
+        self.environment = ("env", "LD_PRELOAD=/usr/local/sbin/raise.so",
+                            "RAISE_COUNT=/etc/count")
+        self.host, self.password = host, host.account("p3dgsignal")
+        host.path("/usr/local/sbin/raise.so").write_bytes(
+            (BUILD / "raise_in_malloc.so").read_bytes())
+
+    def run(self, at, number):
+        """A session: its status, and how often it called malloc."""
+        mailbox = self.host.path("/var/mail/p3dgsignal")
+        mailbox.unlink(missing_ok=True)
+        self.host.deliver("p3dgsignal", 2)
+        self.count.write_bytes(bytes(8))
+        raising = (*self.environment, f"RAISE_AT={at}",
+                   f"RAISE_SIGNAL={number:d}")
+        with self.host.pop3d("-p", before=raising) as pop:
+            pop.send(b"AUTH\r\nUSER p3dgsignal\r\nPASS %b\r\nRETR 2\r\nDELE 1"
+                     b"\r\nQUIT\r\n" % self.password.encode())
+            answers, status = pop.rest(), pop.wait()
+        left = mailbox.read_bytes()
+        assert left == (mail(2) if b"+OK bye" in answers
+                        else mail(1) + mail(2))
+        return status, int.from_bytes(self.count.read_bytes(), "little")
+
+
+@pytest.fixture(scope="module")
+def counted(host):
+    counted = Counted(host)
+    status, counted.all = counted.run(0, 0)
+    assert status == 0 and counted.all > 10 * STRIDE
+    return counted
+
+
+@needs_root
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_inside_malloc(counted, number):
+    """As root, with PAM, and then as the user: the default, or it waits."""
+    number = getattr(signal, number)
+    every = range(1 + number, counted.all, STRIDE)
+    last = range(counted.all - STRIDE, counted.all)
+    statuses = {counted.run(at, number)[0] for at in {*every, *last}}
+    assert RE_ENTERED not in statuses
+    assert statuses == {0, -number}
+
+
+# ---- what hangs ends ----
+
+@needs_root
+def test_a_module_of_pam_that_hangs(host):
+    """It is given up when the time to log in is over, or by SIGTERM."""
+    password = host.account("p3dghang")
+    service = host.path("/etc/pam.d/pop3d")
+    text = service.read_text()
+    service.write_text("auth required pam_exec.so /bin/sleep 600\n" + text)
+    try:
+        with host.pop3d("-p") as left, host.pop3d("-p") as ended:
+            for pop in left, ended:
+                pop.line()
+                pop.cmd("USER p3dghang")
+                pop.send(f"PASS {password}\r\n".encode())
+            wait_for(lambda: len(sleeping(host)) == 2)
+            number = sleeping(host)[0]
+            host.run("kill", number)
+            statuses = {left.wait(), ended.wait()}
+            assert left.rest() == ended.rest() == b""
+    finally:
+        service.write_text(text)
+    assert statuses == {-signal.SIGALRM, -signal.SIGTERM}
+
+
+def sleeping(host):
+    """The processes that wait for a /bin/sleep 600."""
+    return re.findall(r"^ *(\d+) /bin/sleep 600$", host.run(
+        "ps", "-e", "-o", "ppid=,args=").stdout, re.M)
+
+
+@needs_root
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
+def test_a_users_file_system_that_never_answers(host, number):
+    """SIGTERM ends the session at once, SIGALRM when it has hung too long."""
+    name = f"p3dgfuse{number:d}"
+    password = host.account(name)
+    host.path(f"/home/{name}/hung").mkdir()
+    before = ("unshare", "--mount", "/usr/bin/python3",
+              TESTS / "privileges/never_answers.py", f"/home/{name}/hung")
+    with host.pop3d("-p", "-m", "%h/hung/mbox", before=before) as pop:
+        pop.line()
+        pop.send(f"USER {name}\r\nPASS {password}\r\n".encode())
+        process = wait_for(lambda: re.match(r"process (\d+)\n", pop.log()))[1]
+        uid = host.run("id", "-u", name).stdout.strip()
+        wait_for(lambda: f"\nUid:\t{uid}\t" in host.run(
+            "cat", f"/proc/{process}/status", check=False).stdout)
+        if number == signal.SIGTERM:
+            host.run("kill", process)
+        assert pop.wait() == 128 + number
+
+
+@pytest.fixture
+def hung_syslog(host):
+    """/dev/log as it is when syslogd stands still: nobody reads, it is full."""
+    path = host.path("/etc/hung")
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nobody, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        nobody.bind(str(path))
+        path.chmod(0o666)
+        sender.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sender.sendto(b"full", str(path))
+        yield ("unshare", "--mount", "sh", "-ec",
+               'mount --bind /etc/hung /run/log\nexec "$0" "$@"')
+
+
+@needs_root
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
+def test_a_syslogd_that_hangs(host, hung_syslog, number):
+    """It keeps the session, and no deliverer; and the session has an end."""
+    name = f"p3dglog{number:d}"
+    password = host.account(name)
+    mailbox = host.deliver(name)
+    with host.pop3d("-p", before=hung_syslog) as pop:
+        pop.send(f"USER {name}\r\nPASS {password}\r\n".encode())
+        side = mailbox.with_name(f".{name}.pop3d")
+        wait_for(side.exists)
+        wait_for(lambda: free(mailbox))
+        if number == signal.SIGTERM:
+            host.run("pkill", "-TERM", "-u", name, "-x", "pop3d")
+        assert pop.wait() == -number
+
+
+def free(mailbox):
+    """Whether a deliverer could lock the mailbox now, in all ways."""
+    with mailbox.open("r+b") as file, contextlib.suppress(BlockingIOError):
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not pathlib.Path(f"{mailbox}.lock").exists()
+
+
+# ---- clients that never wait, or never take ----
+
+def test_a_signal_is_heard_in_a_flood_of_commands(on_a_socket):
+    with on_a_socket(HASTY, "-t", "600") as session:
+        session.send(LOGIN)
+        session.line()
+        session.process.terminate()
+        flood(session)
+        assert b"reason=signal" in session.process.stderr.read()
+
+
+def test_a_flood_of_commands_is_no_login(on_a_socket):
+    with on_a_socket(HASTY) as session:
+        flood(session)
+        assert b"no login: ip=unknown " in (log := session.process.stderr.read())
+        assert b"reason=timeout" in log
+
+
+def flood(session):
+    """Send commands without end, and read, until the server ends."""
+    session.sock.setblocking(False)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                session.sock.send(b"CAPA\r\n" * 500)
+            with contextlib.suppress(BlockingIOError):
+                if not session.sock.recv(1 << 16):
+                    return
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", None])
+def test_a_reply_that_is_not_taken(drop, on_a_socket, number):
+    drop.deliver(mail(4, body=200000 * b"more\n"))
+    with on_a_socket(HASTY) as session:
+        session.send(LOGIN + b"RETR 4\r\n")
+        for _ in range(4):      # the mail has begun
+            session.line()
+        if number:
+            session.process.terminate()
+        reason = b"signal" if number else b"autologout"
+        assert b"reason=" + reason in session.process.stderr.read()
