@@ -13,6 +13,7 @@ NOWHERE	= -ffile-prefix-map="$$PWD"=.
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
 	  $(HARDEN) $(WARN) $(NOWHERE) $(CPPFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro -Wl,-z,now $(LDFLAGS)
+VERSION	= sed -n 's/^.define POP3D_VERSION.*"\(.*\)"/\1/p' pop3d.h
 OBJS	= pop3d.o auth.o mailbox.o
 
 SBIN	= $(DESTDIR)$(PREFIX)/sbin
@@ -47,7 +48,7 @@ install: pop3d
 	install -d $(SBIN) $(MAN8) $(DOC) $(PAM)
 	install -m 755 pop3d $(SBIN)/pop3d
 	install -m 644 pop3d.8 $(MAN8)/pop3d.8
-	install -m 644 README LICENSE \
+	install -m 644 README NEWS LICENSE \
 	    `find etc/* -prune -type f ! -perm -100` $(DOC)
 	install -m 755 `find etc/* -prune -type f -perm -100` $(DOC)
 	sed -i 's,/usr/local,$(PREFIX),g' $(MAN8)/pop3d.8 $(DOC)/*
@@ -62,16 +63,27 @@ uninstall:
 	! cmp -s etc/pop3d.pam $(PAM)/pop3d || rm $(PAM)/pop3d
 
 dist:
-	v=`sed -n 's/^.define POP3D_VERSION.*"\(.*\)"/\1/p' pop3d.h`; \
+	v=`$(VERSION)`; \
 	    git archive --prefix=pop3d-$$v/ -o pop3d-$$v.tar.gz HEAD
+
+# A Debian package, in build-deb/; its date is that of the version.
+deb:
+	rm -rf build-deb
+	mkdir -p build-deb/pop3d
+	cp -pR Makefile README NEWS LICENSE pop3d.8 *.[ch] etc build-deb/pop3d
+	cp -pR etc/debian build-deb/pop3d/debian
+	cd build-deb/pop3d && sed -i -e "s/VERSION/`$(VERSION)`/" \
+	    -e "s/DATE/`date -uR -r pop3d.h`/" debian/changelog && \
+	    dpkg-buildpackage -us -uc -b -nc
 
 distcheck:
 	MAKE="$(MAKE)" PYTHON="$(PYTHON)" sh tests/deploy/distcheck.sh
 
 clean:
 	rm -f pop3d $(OBJS) pop3d-*.tar.gz
+	rm -rf build-deb
 	cd tests && $(MAKE) clean
 
 .PHONY: all demo check model mutate crash sweep abuse soak bench fuzz coverage \
-	valgrind portability lint install uninstall dist distcheck \
+	valgrind portability lint install uninstall dist deb distcheck \
 	clean

@@ -80,7 +80,7 @@ def test_what_is_installed(destdir, program):
         ["etc/pam.d/pop3d", "usr/local/sbin/pop3d",
          "usr/local/share/man/man8/pop3d.8"]
         + [f"usr/local/share/doc/pop3d/{name}" for name in
-           ["README", "LICENSE", *(path.name for path in ETC)]])
+           ["README", "NEWS", "LICENSE", *(path.name for path in ETC)]])
 
 
 def test_to_usr_local_all_is_installed_as_it_is_here(destdir):

@@ -95,7 +95,8 @@ check "cppcheck" cppcheck --quiet --error-exitcode=1 --std=c11 \
     --suppress=variableScope --suppress=redundantContinue \
     -D_GNU_SOURCE -D__linux__ $OURS
 check "the manual" mandoc -T lint -W warning pop3d.8
-check "shell scripts" shellcheck $(find . -name '*.sh' ! -path './.git/*') etc/renew-hook
+check "shell scripts" shellcheck $(find . -name '*.sh' ! -path './.git/*') \
+    etc/renew-hook etc/debian/postrm
 }
 check "80 columns" wide
 
