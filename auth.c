@@ -249,6 +249,15 @@ drop_privileges(const struct passwd *pw, gid_t spool)
 
 #ifdef __linux__
 
+void
+protect_memory(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	setrlimit(RLIMIT_CORE, &none);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
 /*
  * Landlock: of all file names only those in dir, and of these only creating
  * and removing, which the dotlock needs.  Above all no opening: with the
@@ -300,6 +309,14 @@ confine(int dir)
 }
 
 #else
+
+void
+protect_memory(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	setrlimit(RLIMIT_CORE, &none);
+}
 
 const char *
 confine(int dir)

@@ -438,7 +438,7 @@ digits(const char *text, unsigned long *number)
 	return true;
 }
 
-/* Of a password nothing stays in the buffer. */
+/* Of a password nothing stays in the buffer, even if it was no good as one. */
 static void
 wipe_input(void)
 {
@@ -670,7 +670,6 @@ static const char *
 cmd_auth(char **args)
 {
 	char *response = args[1];
-	const char *error;
 
 	if (args[0] == NULL) {
 		put_line("+OK mechanisms follow");
@@ -685,17 +684,13 @@ cmd_auth(char **args)
 		return "unknown mechanism";
 	if (response == NULL) {
 		put_line("+ ");
-		if ((response = read_line(SASL_MAX_OCTETS)) == NULL) {
-			wipe_input();
+		if ((response = read_line(SASL_MAX_OCTETS)) == NULL)
 			return bad("line too long, or with NUL");
-		}
 		if (strcmp(response, "*") == 0)
 			return "cancelled";
 	} else if (strcmp(response, "=") == 0)
 		*response = '\0';
-	error = plain(response);
-	wipe_input();
-	return error;
+	return plain(response);
 }
 
 /* ---- TRANSACTION ---- */
@@ -1059,6 +1054,8 @@ serve(const struct command *table)
 
 	error = line == NULL ? bad("line too long, or with NUL") :
 	    run(table, line);
+	if (table == authorization)
+		wipe_input();
 	if (error != NULL)
 		put_line("-ERR %s", error);
 	if (session.bad == BAD_MAX)
@@ -1123,12 +1120,23 @@ options(int argc, char **argv)
 		usage();
 }
 
+/* A soft limit, where more can be had, would cut UPDATE short. */
+static void
+lift(int resource)
+{
+	struct rlimit limit;
+
+	if (getrlimit(resource, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(resource, &limit);
+	}
+}
+
 /* Nothing that was inherited is trusted. */
 static void
 start(void)
 {
-	struct rlimit none = { 0, 0 };
-	int on = 1;
+	int on = 1, fd;
 	size_t i;
 
 	sigemptyset(&ending);
@@ -1136,14 +1144,24 @@ start(void)
 		sigaddset(&ending, ending_signals[i]);
 	sigprocmask(SIG_SETMASK, &ending, NULL);
 	dispose(nothing);
+	signal(SIGCHLD, SIG_DFL);	/* PAM's modules wait for children */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
+	protect_memory();
+	lift(RLIMIT_CPU);
+	lift(RLIMIT_FSIZE);
+	/* stderr may be the client, to whom libraries have nothing to say. */
+	while ((fd = open("/dev/null", O_RDWR)) != -1 && fd <= STDERR_FILENO)
+		continue;
+	if (fd == -1)
+		err(71, "/dev/null");
+	if (!option.debug)
+		dup2(fd, STDERR_FILENO);
 	closefrom(STDERR_FILENO + 1);
 	openlog("pop3d", LOG_NDELAY | LOG_PID | (option.debug ? LOG_PERROR : 0),
 	    LOG_MAIL);
 	tzset();
 	umask(077);
-	setrlimit(RLIMIT_CORE, &none);
 	drop.dir = drop.fd = drop.side = drop.hitch = -1;
 	session.began = time(NULL);
 	session.deadline = now() + LOGIN_SECONDS * SECOND;

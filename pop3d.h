@@ -44,6 +44,9 @@
 
 /* auth.c: who it is, and giving up being root */
 
+/* From the start: no core dump and no debugger, for passwords come here. */
+void protect_memory(void);
+
 enum auth {
 	AUTH_OK,
 	AUTH_REFUSED,		/* wrong credentials: [AUTH], RFC 3206 */

@@ -119,7 +119,9 @@ write_log(const char *format, va_list ap)
 #define isatty(fd)		0
 #define alarm(seconds)		((void)(seconds))
 #define signal(sig, how)	((void)(how))
-#define setrlimit(...)		((void)none)
+#define setrlimit(what, limit)	((void)*(limit))
+#define open(path, flags)	(STDERR_FILENO + 1)
+#define dup2(fd, to)		((void)0)
 #define closefrom(fd)		((void)0)
 #define umask(mask)		((void)0)
 #define openlog(...)		((void)0)
@@ -137,6 +139,8 @@ int pop3d_main(int, char **, char **);
 #undef exit
 #undef read
 #undef write
+#undef open
+#undef dup2
 #undef send
 #undef ppoll
 #undef getenv

@@ -31,6 +31,11 @@
 
 #include "pop3d.h"
 
+void
+protect_memory(void)
+{
+}
+
 enum auth
 auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why)

@@ -1,0 +1,147 @@
+"""What the parent leaves to a session, and what a session leaves in memory."""
+
+import base64
+import os
+import re
+import resource
+import signal
+
+import pytest
+
+from harness import POP3D, STUB, Session, mail, needs_root, talk, wait_for
+from host import Host
+
+
+def stubborn():
+    """A parent that blocks and ignores all that it can."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def test_signals_that_the_parent_blocks_or_ignores(drop):
+    with drop.session(preexec_fn=stubborn) as session:
+        session.login()
+        session.process.terminate()
+        assert session.wait() == 0
+        assert "reason=signal" in session.log()
+
+
+@needs_root
+def test_a_module_of_pam_may_wait_for_its_children():
+    """Also where the parent had none to wait for."""
+    with Host() as host:
+        password = host.account("p3dgchild")
+        service = host.path("/etc/pam.d/pop3d")
+        service.write_text("auth required pam_exec.so /bin/true\n"
+                           + service.read_text())
+        with host.pop3d("-p", before=(
+                "/usr/bin/python3", "-c", "import os, signal, sys\n"
+                "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+                "os.execv(sys.argv[1], sys.argv[1:])")) as pop:
+            assert pop.login("p3dgchild", password).startswith(b"+OK")
+
+
+def test_a_soft_limit_of_the_parent_is_none_of_ours(drop):
+    """Else UPDATE could not write where the mailbox is longer."""
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE,
+                           (100, resource.RLIM_INFINITY))
+
+    with drop.session(preexec_fn=limited) as session:
+        session.login()
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3)
+
+
+def descriptors(process):
+    folder = f"/proc/{process.pid}/fd"
+    return {int(name): os.readlink(f"{folder}/{name}")
+            for name in os.listdir(folder)}
+
+
+@pytest.mark.parametrize("options", [(), ("-d",)])
+def test_stderr_is_nobodys_unless_it_is_wanted(options):
+    """Under inetd it is the client: a library's words would be a reply."""
+    with Session.run(STUB, *options) as session:
+        session.line()
+        assert (descriptors(session.process)[2] == "/dev/null") \
+            == (not options)
+
+
+def test_other_descriptors_are_closed():
+    with open("/etc/passwd") as file:
+        with Session.run(STUB, pass_fds=[file.fileno()]) as session:
+            session.line()
+            assert "/etc/passwd" not in descriptors(session.process).values()
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_descriptor_that_is_missing(closed):
+    """Else syslogd's would take its place, and be sent what the client is."""
+    output, status, _ = talk(
+        STUB, "-d", data=b"NOOP\r\n",
+        preexec_fn=lambda: [os.close(number) for number in closed])
+    assert status == 0
+    assert output.count(b"\n") == (0 if 1 in closed else
+                                   1 if 0 in closed else 2)
+
+
+@needs_root
+def test_nobody_can_look_into_it_from_the_start(tmp_path):
+    """What a user runs by hand, another process of the user's cannot trace."""
+    with Session.run(POP3D, user=12345, group=12345,
+                     extra_groups=[]) as session:
+        session.line()
+        assert os.stat(f"/proc/{session.process.pid}/mem").st_uid == 0
+
+
+# ---- passwords ----
+
+def found(process, text):
+    """Whether text is anywhere in the memory of a process."""
+    with open(f"/proc/{process.pid}/maps") as maps, \
+            open(f"/proc/{process.pid}/mem", "rb") as memory:
+        for start, end in re.findall(r"^(\w+)-(\w+) rw", maps.read(), re.M):
+            memory.seek(int(start, 16))
+            if text in memory.read(int(end, 16) - int(start, 16)):
+                return True
+    return False
+
+
+HUSH = b"Hush-0123456789"
+PLAIN = base64.b64encode(b"\0bob\0" + HUSH)
+
+
+@pytest.mark.parametrize("lines, option", [
+    (b"USER bob\r\nPASS %b\r\n" % HUSH, "-p"),
+    (b"USER bob\r\nPASS %b\r\n" % HUSH, "-d"),
+    (b"PASS %b\r\n" % HUSH, "-p"),
+    (b"PASSWORD %b\r\n" % HUSH, "-p"),
+    (b"PASS %b%b\r\n" % (HUSH, 600 * b"!"), "-p"),
+    (b"PASS %b\0\r\n" % HUSH, "-p"),
+    (b"AUTH PLAIN %b\r\n" % PLAIN, "-p"),
+    (b"AUTH PLAIN %b\r\n" % PLAIN, "-d"),
+    (b"AUTH PLAIN\r\n%b\r\n" % PLAIN, "-p"),
+    (b"AUTH LOGIN %b\r\n" % PLAIN, "-p"),
+], ids=["refused", "in clear", "no USER", "no command", "too long", "NUL",
+        "AUTH", "AUTH in clear", "AUTH in two lines", "other mechanism"])
+def test_no_password_stays_in_memory(lines, option):
+    with Session.run(STUB, option) as session:
+        session.line()
+        session.send(lines)
+        for _ in range(lines.count(b"\n")):
+            session.line()
+        for secret in HUSH, PLAIN, PLAIN[4:]:
+            assert not found(session.process, secret)
+
+
+def test_a_password_is_found_where_it_is(drop):
+    """As long as the line is not all there."""
+    with Session.run(STUB, "-p") as session:
+        session.line()
+        session.send(b"USER bob\r\nPASS " + HUSH)
+        session.line()
+        wait_for(lambda: found(session.process, HUSH))
