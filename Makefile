@@ -24,7 +24,7 @@ PAM	= $(DESTDIR)/etc/pam.d
 all: pop3d
 
 pop3d: $(OBJS)
-	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $(OBJS) -lpam -lbsd -lmd
+	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $(OBJS) -lpam -lmd -lbsd
 
 $(OBJS): pop3d.h
 

@@ -18,7 +18,24 @@
  * The maildrop: a mailbox in mbox format, its locks, its messages, UPDATE.
  *
  * This file alone opens, locks, reads and writes the mailbox.  It never logs,
- * replies or exits: a failure is -1, errno, and words in drop->why.
+ * replies or exits.  Its sections, of which none calls one below it:
+ *
+ *	small things		failures, whole reads and writes, a checksum
+ *	names			the files in the mailbox's directory
+ *	locks			three kinds, all or none
+ *	the format		what begins a message; what a header line is
+ *	the scan		where messages are, their octets and unique-ids
+ *	the same message?	a second look at what the scan found
+ *	reading			a message, piece by piece
+ *	unique-ids		their numbers and texts
+ *	the side file		the session lock, and the records in it
+ *	the index		what the scan found, for the next session
+ *	UPDATE			deleting, in steps that are recorded first
+ *	recovery		finishing what was cut short
+ *	a maildrop's life	open, begin, update, close: read this first
+ *
+ * From the format to the unique-ids nothing is written; behind the index
+ * nothing is parsed.
  */
 
 #include <sys/file.h>
@@ -27,9 +44,11 @@
 
 #include <bsd/stdlib.h>
 #include <bsd/string.h>
+#include <byteswap.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <md5.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -43,31 +62,13 @@
 
 #define KIB		1024
 #define PAGE		(4 * KIB)
-#define SCAN_SIZE	(256 * KIB)	/* bytes that the scan reads at once */
-#define CHECK_SIZE	(16 * KIB)	/* the same, for a single message */
-#define IDS_SIZE	(4 * KIB)	/* and for unique-ids */
-#define COPY_SIZE	(256 * KIB)
-#define ROW		192		/* bytes that the scan counts at once */
-#define LOOK		KIB		/* bytes that tell what a line is */
-#define BACK		LOOK		/* bytes kept before the current one */
-#define BODY_IN_ID	KIB		/* bytes of the body in a unique-id */
-
-#define SETTLED_SECONDS	2	/* more than the grain of any file's times */
-#define STALE_SECONDS	600	/* age of a dotlock that is broken */
-#define TOUCH_SECONDS	15	/* our dotlock: maildrop(1) breaks at 60 */
-#define DOT_SECONDS	5	/* that the scan waits for the dotlock */
-
-#define SIDE_SLOTS	4096	/* distance of the two record slots */
-#define SIDE_DATA	8192	/* where the data area begins */
-#define SUMMED		4096	/* bytes in a record's checksums */
-#define STEPS_MAX	4096	/* of one UPDATE */
-#define MARK_SIZE	16
-#define RECORD_MAGIC	0x33706f7055504431ULL
-#define INDEX_MAGIC	0x33706f7049445832ULL
 
 /* Limits that a test build makes smaller. */
 #ifndef LOCK_SECONDS
-#define LOCK_SECONDS	30		/* that locks are tried for */
+#define LOCK_SECONDS	30		/* that mailbox locks are tried for */
+#endif
+#ifndef SESSION_SECONDS
+#define SESSION_SECONDS	5		/* and the session lock */
 #endif
 #ifndef DATA_AREA_MAX
 #define DATA_AREA_MAX	(64 << 20)	/* bytes of the side file's data area */
@@ -75,65 +76,16 @@
 #ifndef INDEX_MIN
 #define INDEX_MIN	(1 << 20)	/* bytes of a mailbox worth an index */
 #endif
-
-struct scan {
-	int		 fd;
-	off_t		 at;	/* offset in the mailbox of next */
-	off_t		 end;	/* where to stop */
-	off_t		 limit;	/* where to stop reading ahead */
-	size_t		 size;
-	char		*buf;
-	const char	*next;	/* unread bytes are [next, last) */
-	char		*last;
-	bool		 first;	/* the next message is the mailbox's first */
-	bool		 hiding;	/* the last header line is private */
-	off_t		 octets;
-	unsigned int	 pseudo;
-	size_t		 pending;	/* bytes before next, to be digested */
-	struct digest	 digest;
-};
-
-enum { PSEUDO_IMAP = 1, PSEUDO_SUBJECT = 2, PSEUDO = 3 };
-
-enum state { IDLE, HOLE, CUT };
-
-struct record {
-	uint64_t	magic;
-	uint64_t	sequence;
-	uint64_t	state;
-	int64_t		w, r, n, next;
-	uint64_t	mark[2];
-	uint64_t	device, inode;
-	int64_t		size;
-	uint64_t	behind;		/* checksum of what ends at w */
-	uint64_t	ahead;		/* and of what begins at r or next */
-	uint64_t	self;		/* and of all the above */
-};
-
-struct update {
-	struct maildrop	*drop;
-	struct record	 rec;		/* the latest that was written */
-	off_t		 room;		/* bytes of the data area */
-	size_t		 dead;		/* no deleted message before this */
-};
-
-struct stamp {				/* another one: the mailbox changed */
-	uint64_t	device, inode;
-	int64_t		size;
-	int64_t		mtime[2], ctime[2];
-};
-
-struct index {
-	uint64_t	magic;
-	struct stamp	mailbox;
-	uint64_t	count;
-	struct digest	messages;	/* checksums of the two arrays */
-	struct digest	ids;		/* 0, 0 if there are none */
-	struct digest	self;
-};
+#ifndef MESSAGES_MAX
+#define MESSAGES_MAX	(4 << 20)	/* 160 MiB, mostly, of memory */
+#endif
 
 /* ---- small things ---- */
 
+/*
+ * Every failure is -1, errno, and words for the log in drop->why, complete
+ * with the system's own where there are any.
+ */
 static int __attribute__((format(printf, 3, 4)))
 fail(struct maildrop *drop, int error, const char *format, ...)
 {
@@ -146,10 +98,22 @@ fail(struct maildrop *drop, int error, const char *format, ...)
 	return -1;
 }
 
-/*
- * size bytes, fewer only where the file ends.  No signal interrupts this, nor
- * what else waits here: they are blocked, or end the process.
- */
+/* The same for a system call, whose error is in errno. */
+static int
+failed(struct maildrop *drop, const char *what)
+{
+	return fail(drop, errno, "%s: %s", what, strerror(errno));
+}
+
+/* From now on messages can only be read, for the reason in drop->why. */
+static void
+only_read(struct maildrop *drop)
+{
+	drop->writable = false;
+	strlcpy(drop->note, drop->why, sizeof(drop->note));
+}
+
+/* size bytes, fewer only where the file ends. */
 static ssize_t
 read_at(int fd, void *buf, size_t size, off_t at)
 {
@@ -165,6 +129,19 @@ read_at(int fd, void *buf, size_t size, off_t at)
 			break;
 	}
 	return (ssize_t)done;
+}
+
+/* size bytes, or it is a failure. */
+static int
+read_all(int fd, void *buf, size_t size, off_t at)
+{
+	ssize_t n = read_at(fd, buf, size, at);
+
+	if (n == (ssize_t)size)
+		return 0;
+	if (n != -1)
+		errno = EIO;	/* it is shorter than it was */
+	return -1;
 }
 
 static int
@@ -185,35 +162,28 @@ write_at(int fd, const void *buf, size_t size, off_t at)
 static uint64_t
 mix(uint64_t x)
 {
-	x *= 0x9e3779b97f4a7c15ULL;
+	x = (x + 0xd1b54a32d192ed03ULL) * 0x9e3779b97f4a7c15ULL;
 	return x ^ x >> 32;
 }
 
 /*
- * 128 bits that tell apart what was not made to be confused: headers, records,
- * mails.  Two lanes of multiplications, because MD5 would cost more than all
- * the rest of a scan.  The size of each piece counts.
+ * The checksum of the side file.  It tells what a crash, a torn write or
+ * another program left from what was written, and is no use against somebody
+ * who forges: the side file is the user's own, as the mailbox is.
  */
-static void
-digest_add(struct digest *d, const void *data, size_t size)
+static uint64_t
+sum(uint64_t so_far, const void *data, size_t size)
 {
-	uint64_t a = d->b ^ size, b = d->a, w[2] = { 0, 0 };
+	uint64_t word, h = mix(so_far ^ size);
 	const char *p = data;
-	size_t i;
 
-	for (i = 16; i < size; i += 16, p += 16) {
-		memcpy(w, p, 16);
-		a = mix(a ^ le64toh(w[0]));
-		b = mix(b + le64toh(w[1]));
+	for (; size >= sizeof(word); size -= sizeof(word), p += sizeof(word)) {
+		memcpy(&word, p, sizeof(word));
+		h = mix(h ^ word);
 	}
-	if (size >= 16)		/* the last 16 may overlap those before */
-		memcpy(w, p - (i - size), 16);
-	else if (size > 0)
-		memcpy(w, p, size);
-	a = mix(a ^ le64toh(w[0]));
-	b = mix(b + le64toh(w[1]));
-	d->a = a;
-	d->b = b + a;
+	word = 0;
+	memcpy(&word, p, size);
+	return mix(h ^ word);
 }
 
 static time_t
@@ -225,56 +195,87 @@ seconds(void)
 	return now.tv_sec;
 }
 
-/* ---- files in the directory of the mailbox ---- */
-
-static bool
-same_file(const struct stat *a, const struct stat *b)
+static void
+pause_at_random(uint32_t least, uint32_t most)
 {
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+	uint32_t ms = least + arc4random_uniform(most - least);
+	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	nanosleep(&t, NULL);
 }
 
-static struct stamp
-stamp_of(const struct stat *st)
-{
-	return (struct stamp){ .device = st->st_dev, .inode = st->st_ino,
-	    .size = st->st_size,
-	    .mtime = { st->st_mtim.tv_sec, st->st_mtim.tv_nsec },
-	    .ctime = { st->st_ctim.tv_sec, st->st_ctim.tv_nsec } };
-}
+/* ---- names ---- */
 
-static bool
-has_stamp(const struct stat *st, const struct stamp *was)
-{
-	struct stamp now = stamp_of(st);
+/*
+ * In the mailbox's directory, for the mailbox NAME:
+ *
+ *	NAME			the deliverers'; never made, never removed here
+ *	NAME.lock		the dotlock, while mailbox locks are held
+ *	.NAME.pop3d		the side file: made at the first login, stays
+ *	.NAME.pop3d.saved	one that was set aside: the administrator's
+ *	.NAME.pop3d.stale	a dotlock that is being broken, for a moment
+ *
+ * Once the process is confined no name can be opened any more.
+ */
 
-	return memcmp(&now, was, sizeof(now)) == 0;
-}
+#define SIDE_DATA	8192	/* where in the side file the data area begins */
 
+static const int open_flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+
+/*
+ * What name in the directory dir is, or the file dir itself if name is "".
+ * Over NFS the server is asked: this host remembers times and sizes.
+ */
 static int
-check_file(struct maildrop *drop, const char *what, const struct stat *st)
+look_at(int dir, const char *name, struct stamp *s)
 {
-	if (S_ISLNK(st->st_mode))
-		return fail(drop, EPERM, "%s is a symbolic link", what);
-	if (!S_ISREG(st->st_mode))
-		return fail(drop, EPERM, "%s is not a regular file", what);
-	if (st->st_uid != geteuid())
-		return fail(drop, EPERM, "%s belongs to uid %lu", what,
-		    (unsigned long)st->st_uid);
-	if (st->st_nlink != 1)
-		return fail(drop, EPERM, "%s has %lu links", what,
-		    (unsigned long)st->st_nlink);
+	struct statx x;
+
+	if (statx(dir, name, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC |
+	    (*name == '\0' ? AT_EMPTY_PATH : 0), STATX_BASIC_STATS, &x) == -1)
+		return -1;
+	*s = (struct stamp){
+	    .device = (uint64_t)x.stx_dev_major << 32 | x.stx_dev_minor,
+	    .inode = x.stx_ino, .links = x.stx_nlink,
+	    .size = (int64_t)x.stx_size,
+	    .mtime = { x.stx_mtime.tv_sec, x.stx_mtime.tv_nsec },
+	    .ctime = { x.stx_ctime.tv_sec, x.stx_ctime.tv_nsec },
+	    .mode = x.stx_mode, .uid = x.stx_uid };
 	return 0;
+}
+
+static bool
+same_stamp(const struct stamp *a, const struct stamp *b)
+{
+	return memcmp(a, b, sizeof(*a)) == 0;
 }
 
 /* Whether name in the directory is the file that fd is. */
 static bool
 is_name_of(const struct maildrop *drop, const char *name, int fd)
 {
-	struct stat there, opened;
+	struct stamp there, opened;
 
-	return fd != -1 && fstat(fd, &opened) == 0 &&
-	    fstatat(drop->dir, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    same_file(&there, &opened);
+	return look_at(fd, "", &opened) == 0 &&
+	    look_at(drop->dir, name, &there) == 0 &&
+	    there.device == opened.device && there.inode == opened.inode;
+}
+
+/* Nothing but the user's own file, and nobody else's by another name. */
+static int
+check_file(struct maildrop *drop, const char *what, const struct stamp *s)
+{
+	if (S_ISLNK(s->mode))
+		return fail(drop, EPERM, "%s is a symbolic link", what);
+	if (!S_ISREG(s->mode))
+		return fail(drop, EPERM, "%s is not a regular file", what);
+	if (s->uid != geteuid())
+		return fail(drop, EPERM, "%s belongs to uid %lu", what,
+		    (unsigned long)s->uid);
+	if (s->links != 1)
+		return fail(drop, EPERM, "%s has %lu links", what,
+		    (unsigned long)s->links);
+	return 0;
 }
 
 /*
@@ -291,6 +292,26 @@ use_gid(gid_t gid)
 	errno = error;
 }
 
+/* Give from the name to, unless something has it. */
+static int
+move_name(const struct maildrop *drop, const char *from, const char *to)
+{
+	struct stamp there;
+	int n;
+
+	use_gid(drop->spool);
+	n = renameat2(drop->dir, from, drop->dir, to, RENAME_NOREPLACE);
+	/* NFS and others have no such flag. */
+	if (n == -1 && errno == EINVAL) {
+		if (look_at(drop->dir, to, &there) == 0)
+			errno = EEXIST;
+		else
+			n = renameat(drop->dir, from, drop->dir, to);
+	}
+	use_gid(getgid());
+	return n;
+}
+
 static void
 remove_name(const struct maildrop *drop, const char *name)
 {
@@ -299,31 +320,33 @@ remove_name(const struct maildrop *drop, const char *name)
 	use_gid(getgid());
 }
 
-/* The clock of the file system, or ours where there is no file to ask it. */
+/* The clock of the file system, or 0 where there is no file to ask it. */
 static time_t
 file_clock(const struct maildrop *drop)
 {
-	struct stat st;
+	struct stamp s;
 
-	return drop->hitch != -1 && futimens(drop->hitch, NULL) == 0 &&
-	    fstat(drop->hitch, &st) == 0 ? st.st_mtime : time(NULL);
+	return drop->side != -1 && futimens(drop->side, NULL) == 0 &&
+	    look_at(drop->side, "", &s) == 0 ? s.mtime[0] : 0;
 }
 
-/* Of the data area; if this fails it stays taken.  Leaves errno alone. */
-static void
-give_back_room(const struct maildrop *drop)
-{
-	int error = errno;
+/* ---- locks ---- */
 
-	if (ftruncate(drop->side, SIDE_DATA) == -1)
-		errno = error;
-}
+/*
+ * No kind of lock excludes every deliverer: so fcntl, flock and the dotlock,
+ * in this order, and all three or none, for two who wait for one while they
+ * hold another may wait for each other.
+ */
 
-/* ---- the locks: no kind of them excludes every deliverer ---- */
+#define DOTLOCK_MODE	0604	/* which no other program makes */
+#define DOTLOCK_MAX	100	/* bytes: what is larger is no lock */
+#define STALE_SECONDS	600	/* age of a dotlock that is broken */
+#define TOUCH_SECONDS	15	/* our dotlock: maildrop(1) breaks at 60 */
+#define DOT_SECONDS	5	/* that the scan waits for the dotlock */
 
-/* On NFS and CIFS the kernel makes one of the other: they would collide. */
+/* On NFS and CIFS flock is fcntl's lock, and other hosts write the file. */
 static bool
-flock_is_fcntl(int fd)
+is_remote(int fd)
 {
 	struct statfs fs;
 
@@ -332,19 +355,85 @@ flock_is_fcntl(int fd)
 	    (uint32_t)fs.f_type == 0xfe534d42);
 }
 
+/* Let this host forget what it knows of the octets in the mailbox. */
+static void
+drop_pages(const struct maildrop *drop)
+{
+	if (drop->remote)
+		posix_fadvise(drop->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/* Who holds the lock that was refused, as far as the kernel tells. */
+static const char *
+holder(int fd, int command, short type, char *text, size_t size)
+{
+	struct flock lock = { .l_type = type, .l_whence = SEEK_SET };
+
+	if (fcntl(fd, command, &lock) == -1 || lock.l_type == F_UNLCK)
+		return "somebody";
+	if (lock.l_pid > 0)
+		snprintf(text, size, "pid %ld", (long)lock.l_pid);
+	else
+		strlcpy(text, command == F_GETLK ? "another host" :
+		    "another program or host", size);
+	return text;
+}
+
 static int
-kernel_lock(int fd, short type)
+kernel_lock(struct maildrop *drop, short type)
 {
 	struct flock whole = { .l_type = type, .l_whence = SEEK_SET };
-	int how = type == F_UNLCK ? LOCK_UN :
-	    (type == F_RDLCK ? LOCK_SH : LOCK_EX) | LOCK_NB;
+	int how = (type == F_RDLCK ? LOCK_SH : LOCK_EX) | LOCK_NB;
+	char who[40];
 
-	if (fcntl(fd, F_OFD_SETLK, &whole) == -1) {
-		if (errno == EACCES)
-			errno = EAGAIN;
-		return -1;
+	if (fcntl(drop->fd, F_OFD_SETLK, &whole) == -1) {
+		if (errno != EAGAIN && errno != EACCES)
+			return failed(drop, "fcntl lock");
+		return fail(drop, EAGAIN, "fcntl lock is held by %s",
+		    holder(drop->fd, F_OFD_GETLK, type, who, sizeof(who)));
 	}
-	return flock_is_fcntl(fd) ? 0 : flock(fd, how);
+	if (!drop->remote && flock(drop->fd, how) == -1)
+		return failed(drop, "flock");
+	return 0;
+}
+
+/* Make the dotlock and keep its inode, so that no other file can get it. */
+static int
+make_dotlock(struct maildrop *drop)
+{
+	mode_t mask = umask(0);
+	int n;
+
+	use_gid(drop->spool);
+	n = mknodat(drop->dir, drop->lock_name, S_IFREG | DOTLOCK_MODE, 0);
+	use_gid(getgid());
+	umask(mask);
+	if (n == -1)
+		return -1;
+	drop->dot = openat(drop->dir, drop->lock_name,
+	    O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	return drop->dot == -1 ? -1 : 0;
+}
+
+/*
+ * Whether nobody has a dotlock any more.  One of our mode is a dead session's,
+ * for the session lock is ours.  Another program's is dead when nobody touched
+ * it for ten minutes; the kernel locks are ours here.
+ */
+static bool
+is_dead(const struct maildrop *drop, const struct stamp *held)
+{
+	time_t now;
+
+	if (!S_ISREG(held->mode) || held->size > DOTLOCK_MAX)
+		return false;
+	if (drop->session && held->size == 0 && held->uid == geteuid() &&
+	    (held->mode & 07777) == DOTLOCK_MODE)
+		return true;
+	now = file_clock(drop);
+	return (held->uid == geteuid() || held->uid == 0) &&
+	    now - held->mtime[0] > STALE_SECONDS &&
+	    now - held->ctime[0] > STALE_SECONDS;
 }
 
 /*
@@ -352,117 +441,114 @@ kernel_lock(int fd, short type)
  * place: under another name it can be looked at again.
  */
 static void
-break_dotlock(struct maildrop *drop, const struct stat *judged)
+break_dotlock(const struct maildrop *drop, const struct stamp *judged)
 {
-	const char *aside = drop->stale_name;
-	struct stat st;
+	struct stamp now;
 
-	use_gid(drop->spool);
-	if (renameat(drop->dir, drop->lock_name, drop->dir, aside) == 0 &&
-	    fstatat(drop->dir, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    ((same_file(&st, judged) && st.st_mtime == judged->st_mtime) ||
-	    linkat(drop->dir, aside, drop->dir, drop->lock_name, 0) == 0))
-		unlinkat(drop->dir, aside, 0);
-	use_gid(getgid());
+	remove_name(drop, drop->stale_name);
+	if (move_name(drop, drop->lock_name, drop->stale_name) == -1 ||
+	    look_at(drop->dir, drop->stale_name, &now) == -1)
+		return;
+	if (now.inode != judged->inode || now.mtime[0] != judged->mtime[0] ||
+	    now.mtime[1] != judged->mtime[1])
+		(void)move_name(drop, drop->stale_name, drop->lock_name);
+	remove_name(drop, drop->stale_name);
 }
 
-/*
- * Break a dotlock that nobody touched for 10 minutes, by the clock of the file
- * system.  The kernel locks are ours here.
- */
-static void
-break_stale(struct maildrop *drop)
-{
-	time_t now = file_clock(drop);
-	struct stat held;
-
-	if (fstatat(drop->dir, drop->lock_name, &held,
-	    AT_SYMLINK_NOFOLLOW) == 0 &&
-	    now - held.st_mtime > STALE_SECONDS &&
-	    now - held.st_ctime > STALE_SECONDS)
-		break_dotlock(drop, &held);
-}
-
+/* It is made first: a host may remember that there was none. */
 static int
 dotlock(struct maildrop *drop)
 {
-	int error;
+	struct stamp held;
+	int tries;
 
-	if (drop->hitch == -1)
-		return fail(drop, EACCES, "cannot make a dotlock");
-	break_stale(drop);	/* and touch ours */
-	use_gid(drop->spool);
-	error = linkat(drop->dir, drop->hitch_name, drop->dir,
-	    drop->lock_name, 0) == -1 ? errno : EAGAIN;
-	use_gid(getgid());
-	/* Over NFS the answer may be lost, so the inode decides. */
-	if (!is_name_of(drop, drop->lock_name, drop->hitch))
-		return fail(drop, error == EEXIST ? EAGAIN : error,
-		    "dotlock: %s", strerror(error));
-	drop->touched = seconds();
-	return 0;
+	for (tries = 0; tries < 2; tries++) {
+		if (make_dotlock(drop) == 0) {
+			drop->touched = seconds();
+			return 0;
+		}
+		if (errno != EEXIST)
+			return failed(drop, "cannot make the dotlock");
+		if (look_at(drop->dir, drop->lock_name, &held) == 0 &&
+		    is_dead(drop, &held))
+			break_dotlock(drop, &held);
+	}
+	return fail(drop, EAGAIN, "%.100s is there", drop->lock_name);
 }
 
 static int
 try_locks(struct maildrop *drop, bool exclusive, bool dot)
 {
-	struct stat st;
+	struct stamp now;
 
-	if (kernel_lock(drop->fd, exclusive ? F_WRLCK : F_RDLCK) == -1)
-		return fail(drop, errno, "kernel lock");
-	if (dot && dotlock(drop) == -1 && (exclusive || errno == EAGAIN))
+	if (kernel_lock(drop, exclusive ? F_WRLCK : F_RDLCK) == -1)
 		return -1;
+	if (dot && dotlock(drop) == -1) {
+		/* Without a free inode nobody else can make one either. */
+		if (exclusive ? errno != ENOSPC : errno == EAGAIN)
+			return -1;
+		if (errno != ENOSPC && errno != EDQUOT)
+			only_read(drop);
+	}
+	drop_pages(drop);
 	if (!is_name_of(drop, drop->name, drop->fd))
 		return fail(drop, ESTALE, "the mailbox was replaced");
-	if (fstat(drop->fd, &st) == -1)
-		return fail(drop, errno, "cannot look at the mailbox");
-	return check_file(drop, "mailbox", &st);
+	if (look_at(drop->fd, "", &now) == -1)
+		return failed(drop, "cannot look at the mailbox");
+	return check_file(drop, "mailbox", &now);
 }
 
 /* Leaves errno alone. */
 static void
 unlock(struct maildrop *drop)
 {
+	struct flock whole = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
 	int error = errno;
 
-	if (!drop->locked)
-		return;
-	if (is_name_of(drop, drop->lock_name, drop->hitch))
-		remove_name(drop, drop->lock_name);
-	kernel_lock(drop->fd, F_UNLCK);
-	drop->locked = false;
-	sigprocmask(SIG_SETMASK, &drop->signals, NULL);
+	if (drop->dot != -1) {
+		if (is_name_of(drop, drop->lock_name, drop->dot))
+			remove_name(drop, drop->lock_name);
+		close(drop->dot);
+		drop->dot = -1;
+	}
+	if (drop->locked) {
+		if (!drop->remote)
+			flock(drop->fd, LOCK_UN);
+		fcntl(drop->fd, F_OFD_SETLK, &whole);
+		drop->locked = false;
+	}
 	errno = error;
 }
 
-/* 0.5 to 1.5 s, so that two who wait do not meet again. */
+/* Work gets on: the dotlock is touched, and who watches us is told. */
 static void
-pause_at_random(void)
+progress(struct maildrop *drop)
 {
-	uint32_t ms = 500 + arc4random_uniform(1000);
-	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	nanosleep(&t, NULL);
+	if (drop->watched)
+		alarm(HANG_SECONDS);
+	if (drop->dot == -1 || seconds() - drop->touched < TOUCH_SECONDS)
+		return;
+	if (is_name_of(drop, drop->lock_name, drop->dot))
+		utimensat(drop->dir, drop->lock_name, NULL,
+		    AT_SYMLINK_NOFOLLOW);
+	drop->touched = seconds();
 }
 
 /*
- * All three, or none: never wait for one while holding another.  Shared ones
- * do without the dotlock if it is not to be had: a stale one must not keep a
- * user from reading.  Signals are blocked while the locks are held, so that
- * nothing but SIGKILL leaves a dotlock behind.
+ * Shared locks do without the dotlock if it is not to be had: a stale one must
+ * not keep a user from reading.
  */
 static int
 lock(struct maildrop *drop, bool exclusive)
 {
 	time_t start = seconds(), waited;
-	sigset_t all;
+	char why[sizeof(drop->why)];
 
 	if (drop->fd == -1)
 		return 0;
-	sigfillset(&all);
 	for (;;) {
+		progress(drop);
 		waited = seconds() - start;
-		sigprocmask(SIG_BLOCK, &all, &drop->signals);
 		drop->locked = true;
 		if (try_locks(drop, exclusive,
 		    exclusive || waited < DOT_SECONDS) == 0) {
@@ -470,35 +556,41 @@ lock(struct maildrop *drop, bool exclusive)
 			return 0;
 		}
 		unlock(drop);
-		if (errno != EAGAIN || waited >= LOCK_SECONDS)
+		if (errno != EAGAIN)
 			return -1;
-		pause_at_random();
+		if (waited >= LOCK_SECONDS)
+			break;
+		pause_at_random(500, 1500);
 	}
+	strlcpy(why, drop->why, sizeof(why));
+	return fail(drop, EAGAIN, "%.200s; tried for %lld s", why,
+	    (long long)waited);
 }
 
-static void
-touch_dotlock(struct maildrop *drop)
-{
-	if (seconds() - drop->touched < TOUCH_SECONDS)
-		return;
-	if (is_name_of(drop, drop->lock_name, drop->hitch))
-		futimens(drop->hitch, NULL);
-	drop->touched = seconds();
-}
-
-/* ---- the mailbox format ---- */
+/* ---- the format ---- */
 
 /*
- * A message begins with a line "From ", a sender and a date, in one of the
- * forms that c-client knows,
- *
- *	Wed Dec  2 05:53[:22] [zone] 1992 [zone] [remote from host]
- *
+ * A message begins with a line "From ", a sender if there is one, and a date,
  * at the beginning of the mailbox or after an empty line; without that empty
  * line if the date is complete, with seconds and nothing strange.  It ends
  * before the empty line in front of the next one, or of the end.
+ *
+ * A date is a row of words, each of them of a kind:
+ *
+ *	W weekday  M month  D day  T hh:mm:ss  t hh:mm  Y year  P AM or PM
+ *	w weekday and comma  Z zone  U zone in capitals  B zone in brackets
+ *
+ * T stands here for t as well, Z for U.  "remote from HOST" may follow.
  */
+static const char *const forms[] = { "WMDTY", "WMDTZY", "WMDTYZ",
+    /* Those above can be complete. */
+    "WMDTUUY", "WMDTYUU", "WMDTYB", "WMDTYZB", "WMDYT", "WMDYTZ", "WDMYT",
+    "WDMYTZ", "WDMYTP", "WDMYTPZ", "wDMYT", "wDMYTZ", "wDMYTZB", NULL };
+enum { COMPLETE_FORMS = 3, WORDS_MAX = 12 };
 enum { NO_DATE, DATE, COMPLETE_DATE };
+
+/* Bytes of the mailbox that tell what a line is, or stay behind the place. */
+#define LOOK		KIB
 
 /* The next word of [*p, end): how long it is, and *w where it begins. */
 static size_t
@@ -536,17 +628,80 @@ named(const char *w, size_t n, const char *list)
 	return false;
 }
 
-static bool
-is_zone(const char *w, size_t n)
+static char
+zone_kind(const char *w, size_t n)
 {
+	char kind = 'U';
 	size_t i;
 
 	if (like(w, n, "+0000") || like(w, n, "-0000"))
-		return true;
+		return 'Z';
 	for (i = 0; i < n; i++)
-		if ((w[i] < 'A' || w[i] > 'Z') && (w[i] < 'a' || w[i] > 'z'))
-			return false;
-	return n >= 1 && n <= 5;
+		if (w[i] >= 'a' && w[i] <= 'z')
+			kind = 'Z';
+		else if (w[i] < 'A' || w[i] > 'Z')
+			return '?';
+	return n >= 1 && n <= 5 ? kind : '?';
+}
+
+static char
+word_kind(const char *w, size_t n)
+{
+	static const struct {
+		const char	*form;
+		char		 kind;
+	} kinds[] = { { "0", 'D' }, { "00", 'D' }, { "00:00:00", 'T' },
+	    { "00:00", 't' }, { "0000", 'Y' }, { "AM", 'P' }, { "PM", 'P' },
+	    { "remote", 'r' }, { "from", 'f' } };
+	size_t i;
+
+	if (named(w, n, DAYS))
+		return 'W';
+	if (n == 4 && w[3] == ',' && named(w, 3, DAYS))
+		return 'w';
+	if (named(w, n, MONTHS))
+		return 'M';
+	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (like(w, n, kinds[i].form))
+			return kinds[i].kind;
+	if (n > 2 && w[0] == '(' && w[n - 1] == ')')
+		return zone_kind(w + 1, n - 2) == '?' ? '?' : 'B';
+	return zone_kind(w, n);
+}
+
+static bool
+has_form(const char *kinds, const char *form)
+{
+	for (; *form != '\0' && (*kinds == *form ||
+	    (*form == 'T' && *kinds == 't') ||
+	    (*form == 'Z' && *kinds == 'U')); kinds++, form++)
+		continue;
+	return *form == '\0' && *kinds == '\0';
+}
+
+/* What the words of [p, end) are, to the last of them. */
+static int
+date_of(const char *p, const char *end)
+{
+	char kinds[WORDS_MAX + 1];
+	const char *w;
+	bool remote;
+	size_t n, i;
+
+	for (i = 0; (n = word(&p, end, &w)) > 0; i++) {
+		if (i == WORDS_MAX)
+			return NO_DATE;
+		kinds[i] = word_kind(w, n);
+		if (kinds[0] != 'W' && kinds[0] != 'w')
+			return NO_DATE;
+	}
+	remote = i > 3 && kinds[i - 3] == 'r' && kinds[i - 2] == 'f';
+	kinds[remote ? i - 3 : i] = '\0';
+	for (i = 0; forms[i] != NULL; i++)
+		if (has_form(kinds, forms[i]))
+			return i < COMPLETE_FORMS && kinds[3] == 'T' &&
+			    !remote ? COMPLETE_DATE : DATE;
+	return NO_DATE;
 }
 
 /* Of the 24 bytes at w: the date as nearly all programs write it. */
@@ -558,41 +713,13 @@ is_asctime(const char *w)
 	    " 00 00:00:00 0000");
 }
 
-static int
-date_of(const char *p, const char *end)
+/* Bytes of the empty line at p, with n bytes there, or 0. */
+static size_t
+empty_line(const char *p, size_t n)
 {
-	const char *w;
-	bool zone, full;
-	size_t n;
-
-	n = word(&p, end, &w);
-	if (!named(w, n, DAYS))
-		return NO_DATE;
-	n = word(&p, end, &w);
-	if (!named(w, n, MONTHS))
-		return NO_DATE;
-	n = word(&p, end, &w);
-	if (!like(w, n, "0") && !like(w, n, "00"))
-		return NO_DATE;
-	n = word(&p, end, &w);
-	full = like(w, n, "00:00:00");
-	if (!full && !like(w, n, "00:00"))
-		return NO_DATE;
-	n = word(&p, end, &w);
-	if ((zone = is_zone(w, n)))
-		n = word(&p, end, &w);
-	if (!like(w, n, "0000"))
-		return NO_DATE;
-	n = word(&p, end, &w);
-	if (!zone && is_zone(w, n))
-		n = word(&p, end, &w);
-	if (n == 0)
-		return full ? COMPLETE_DATE : DATE;
-	if (!like(w, n, "remote") || word(&p, end, &w) != 4 ||
-	    memcmp(w, "from", 4) != 0 || word(&p, end, &w) == 0 ||
-	    word(&p, end, &w) != 0)
-		return NO_DATE;
-	return DATE;
+	if (n >= 1 && p[0] == '\n')
+		return 1;
+	return n >= 2 && p[0] == '\r' && p[1] == '\n' ? 2 : 0;
 }
 
 /* Bytes of the empty line that ends at p, or 0. */
@@ -606,12 +733,15 @@ empty_line_before(const char *p)
 	return p[-2] == '\r' && p[-3] == '\n' ? 2 : 0;
 }
 
-/* Whether a message begins at the unread bytes, of which there are n. */
+/*
+ * Whether a message begins at p, where a line begins.  There are n bytes, to
+ * the end of the mailbox or LOOK of them, and some before p.
+ */
 static bool
-is_from(const struct scan *s, size_t n)
+is_from(const char *p, size_t n)
 {
-	const char *p = s->next, *end, *w;
-	int date = NO_DATE;
+	const char *from = p, *end, *w;
+	int date;
 
 	if (p[-1] != '\n' || n < 5 || memcmp(p, "From ", 5) != 0)
 		return false;
@@ -627,57 +757,70 @@ is_from(const struct scan *s, size_t n)
 	if (end - p > 25 && *p != ' ' && *p != '\t' && end[-25] == ' ' &&
 	    is_asctime(end - 24))
 		return true;	/* which the rest would find, too, later */
-	if (word(&p, end, &w) == 0)
-		return false;
-	while (p < end && date == NO_DATE) {
+	do
 		date = date_of(p, end);
-		word(&p, end, &w);
-	}
+	while (date == NO_DATE && word(&p, end, &w) > 0);
 	return date == COMPLETE_DATE ||
-	    (date == DATE && empty_line_before(s->next) != 0);
+	    (date == DATE && empty_line_before(from) != 0);
 }
 
-/* Bytes of the empty line at p, with n bytes there, or 0. */
-static size_t
-empty_line(const char *p, size_t n)
-{
-	if (n >= 1 && p[0] == '\n')
-		return 1;
-	return n >= 2 && p[0] == '\r' && p[1] == '\n' ? 2 : 0;
-}
+enum kind {		/* of a header line */
+	ORDINARY,
+	PRIVATE,	/* local programs keep it for themselves: not sent */
+	ADDED,		/* by local programs, for all to see */
+	UIDL,		/* says what the unique-id is */
+	RECEIVED,	/* makes the unique-id: the first of them, */
+	EVERY,		/* each of them, */
+	ABOVE		/* each above the first Received */
+};
 
-/* Header lines that local programs keep for themselves. */
-static const char *const private_lines[] = { "Status:", "X-Status:",
-    "X-Keywords:", "X-UID:", "X-IMAP:", "X-IMAPbase:", NULL };
-#define PRIVATE_MAX	sizeof("X-Keywords:")
-
-/* Header lines that no mail program rewrites: what a unique-id is made of. */
-static const char *const lasting_lines[] = { "Return-Path:", "Received:",
-    "Delivered-To:", "X-Original-To:", "Date:", "From:", "To:", "Subject:",
-    "Message-ID:", NULL };
-
-/* Whether the line at p, of which n bytes are there, has one of the names. */
 static bool
-is_one_of(const char *p, size_t n, const char *const *lines)
+has_name(const char *p, size_t n, const char *name)
 {
-	size_t length;
+	size_t length = strlen(name);
 
-	for (; n > 2 && *lines != NULL; lines++) {
-		if ((((*lines)[0] ^ p[0]) | ((*lines)[2] ^ p[2])) & 0x1f)
-			continue;	/* most, and quickly */
-		length = strlen(*lines);
-		if (n >= length && strncasecmp(p, *lines, length) == 0)
-			return true;
+	return n >= length && strncasecmp(p, name, length) == 0;
+}
+
+static enum kind
+x_kind(const char *p, size_t n)
+{
+	static const char *const private_lines[] = { "X-Status:", "X-UID:",
+	    "X-Keywords:", "X-IMAP:", "X-IMAPbase:" };
+	size_t i;
+
+	for (i = 0; i < sizeof(private_lines) / sizeof(private_lines[0]); i++)
+		if (has_name(p, n, private_lines[i]))
+			return PRIVATE;
+	if (has_name(p, n, "X-UIDL:"))
+		return UIDL;
+	return *p == 'X' && has_name(p, n, "X-Delivery-ID:") ? EVERY :
+	    ORDINARY;
+}
+
+/* Of the header line at p, of which n bytes are there. */
+static enum kind
+kind_of(const char *p, size_t n)
+{
+	switch (*p | 0x20) {
+	case 'c':
+		return has_name(p, n, "Content-Length:") ? ADDED : ORDINARY;
+	case 'd':
+		return has_name(p, n, "Date:") ? ABOVE :
+		    has_name(p, n, "Delivered-To:") ? EVERY : ORDINARY;
+	case 'l':
+		return has_name(p, n, "Lines:") ? ADDED : ORDINARY;
+	case 'm':
+		return has_name(p, n, "Message-ID:") ? ABOVE : ORDINARY;
+	case 'r':
+		return has_name(p, n, "Received:") ? RECEIVED : ORDINARY;
+	case 's':
+		return has_name(p, n, "Status:") ? PRIVATE : ORDINARY;
+	case 'x':
+		return x_kind(p, n);
+	default:
+		return ORDINARY;
 	}
-	return false;
-}
-
-static bool
-is_private(const char *p, size_t n)
-{
-	int c = *p | 0x20;
-
-	return (c == 's' || c == 'x') && is_one_of(p, n, private_lines);
 }
 
 static bool
@@ -688,21 +831,58 @@ is_continued(const char *p)
 
 /* ---- the scan ---- */
 
+/*
+ * The mailbox goes by in a buffer: at least LOOK unread bytes, or all that are
+ * left, and as many before them, are always there.  window() and line() look
+ * ahead, consume() and those called take or skip move on.  A message's octets
+ * are what RETR sends before byte-stuffing, so they are counted here alone.
+ *
+ * Its unique-id is popa3d's: the first half of an MD5 over the header lines
+ * that no mail program rewrites, as they are stored.
+ */
+
+#define SCAN_SIZE	(256 * KIB)	/* bytes that the scan reads at once */
+#define READ_SIZE	(32 * KIB)	/* the same, of a single message */
+#define ROW		192		/* bytes that the scan counts at once */
+#define BODY_IN_ID	KIB		/* bytes, where the header has no id */
+
+struct scan {
+	struct maildrop	*drop;
+	off_t		 at;	/* offset in the mailbox of next */
+	off_t		 end;	/* where to stop */
+	off_t		 limit;	/* where to stop reading ahead */
+	size_t		 size;
+	char		*buf;
+	const char	*next;	/* unread bytes are [next, last) */
+	char		*last;
+	bool		 first;	/* the next message is the mailbox's first */
+	unsigned int	 pseudo;
+	bool		 header; /* for reading: the header is not yet over */
+	enum kind	 kind;	/* of the latest header line */
+	bool		 chosen; /* that line makes the unique-id */
+	bool		 received; /* there was a Received line */
+	bool		 found;	/* there is something in md5 */
+	MD5_CTX		 md5;
+	char		 uidl[UNIQUE_ID_MAX + 1]; /* of an X-UIDL line, or "" */
+	off_t		 octets;
+};
+
+enum { PSEUDO_IMAP = 1, PSEUDO_SUBJECT = 2, PSEUDO = 3 };
+
 /* From offset at to offset end of the mailbox, with a buffer of size bytes. */
 static int
-scan_begin(struct scan *s, const struct maildrop *drop, off_t at, off_t end,
+scan_begin(struct scan *s, struct maildrop *drop, off_t at, off_t end,
     size_t size)
 {
 	memset(s, 0, sizeof(*s));
-	s->fd = drop->fd;
+	s->drop = drop;
 	s->at = at;
 	s->end = s->limit = end;
 	s->size = size;
-	if ((s->buf = aligned_alloc(PAGE, PAGE + size)) == NULL)
-		return -1;
+	if ((s->buf = aligned_alloc(PAGE, 2 * PAGE + size)) == NULL)
+		return failed(drop, "no memory for a buffer");
 	s->next = s->last = s->buf + PAGE;
-	memset(s->buf + PAGE - BACK, '\n', BACK);
-	s->first = at == 0;
+	memset(s->buf + PAGE - LOOK, '\n', LOOK);
 	return 0;
 }
 
@@ -715,6 +895,62 @@ scan_end(struct scan *s)
 	errno = error;
 }
 
+/* Go on at another offset, over what need not be read. */
+static void
+scan_jump(struct scan *s, off_t at)
+{
+	off_t skipped = at - s->at;
+
+	if (skipped >= 0 && skipped <= s->last - s->next)
+		s->next += skipped;
+	else {
+		s->next = s->last = s->buf + PAGE;
+		memset(s->buf + PAGE - LOOK, '\n', LOOK);
+	}
+	s->at = at;
+}
+
+/* Bytes of the mailbox that read_mailbox() leaves out. */
+static off_t
+hidden(const struct maildrop *drop)
+{
+	return drop->view.next - drop->view.w - drop->view.n;
+}
+
+/*
+ * The mailbox as it should be: where a record could not be followed to its end,
+ * what was saved is read from the side file, and what is dead is left out.
+ */
+static ssize_t
+read_mailbox(const struct maildrop *drop, char *buf, size_t size, off_t at)
+{
+	const off_t w = drop->view.w, behind = w + drop->view.n;
+	size_t done, piece;
+	off_t from, left;
+	ssize_t n;
+	int fd;
+
+	for (done = 0; done < size; done += (size_t)n, at += n) {
+		fd = drop->fd;
+		from = at;
+		left = w - at;
+		if (at >= behind) {
+			from = at - behind + drop->view.next;
+			left = (off_t)size;
+		} else if (at >= w) {
+			fd = drop->side;
+			from = SIDE_DATA + at - w;
+			left = behind - at;
+		}
+		piece = size - done;
+		if ((off_t)piece > left)
+			piece = (size_t)left;
+		if ((n = read_at(fd, buf + done, piece, from)) <= 0)
+			return n == -1 ? -1 : (ssize_t)done;
+	}
+	return (ssize_t)done;
+}
+
 /* Reads are aligned, what is left unread goes in front: copies are cheaper. */
 static ssize_t
 read_more(struct scan *s)
@@ -723,12 +959,13 @@ read_more(struct scan *s)
 	char *begin = s->buf + PAGE;
 	ssize_t n;
 
-	memmove(begin - have - BACK, s->next - BACK, (size_t)have + BACK);
+	progress(s->drop);
+	memmove(begin - have - LOOK, s->next - LOOK, (size_t)have + LOOK);
 	s->next = begin - have;
 	s->last = begin;
 	if (want > (off_t)s->size)
 		want = (off_t)s->size;
-	n = read_at(s->fd, begin, (size_t)want, s->at + have);
+	n = read_mailbox(s->drop, begin, (size_t)want, s->at + have);
 	if (n != want) {
 		if (n != -1)
 			errno = ESTALE;	/* it shrank under our feet */
@@ -749,13 +986,6 @@ window(struct scan *s)
 	return have < left ? have : left;
 }
 
-static void
-consume(struct scan *s, size_t n)
-{
-	s->next += n;
-	s->at += (off_t)n;
-}
-
 /* How long the next line is, or the next LOOK bytes of a longer one. */
 static ssize_t
 line(struct scan *s)
@@ -771,51 +1001,140 @@ line(struct scan *s)
 	return lf == NULL ? n : lf + 1 - s->next;
 }
 
-/* Consume a line, or part of one, of which n bytes were found. */
+static void
+consume(struct scan *s, size_t n)
+{
+	s->next += n;
+	s->at += (off_t)n;
+}
+
+/* Consume a line of the header, or part of one, of which n bytes were found. */
 static inline void
 take_line(struct scan *s, size_t n)
 {
 	consume(s, n);
-	if (!s->hiding)
+	if (s->kind != PRIVATE)
 		s->octets += (off_t)n +
 		    (s->next[-1] == '\n' && s->next[-2] != '\r');
 }
 
-static void
-digest_pending(struct scan *s)
-{
-	digest_add(&s->digest, s->next - s->pending, s->pending);
-	s->pending = 0;
-}
-
-/*
- * The next n bytes belong in the digest.  It is made of as many lines at once
- * as are not over LOOK bytes, whatever the buffer has of them.
- */
-static void
-digest_line(struct scan *s, size_t n)
-{
-	if (s->pending + n > LOOK)
-		digest_pending(s);
-	s->pending += n;
-}
-
-/* Consume the From_ line, with which a message and its digest begin. */
+/* Consume the From_ line, with which a message begins. */
 static int
 take_from(struct scan *s)
 {
 	ssize_t n;
 
-	memset(&s->digest, 0, sizeof(s->digest));
-	s->pending = 0;
+	s->kind = ORDINARY;
+	s->chosen = s->received = s->found = false;
+	s->uidl[0] = '\0';
+	s->pseudo = 0;
 	s->octets = 0;
+	MD5Init(&s->md5);
 	do {
 		if ((n = line(s)) <= 0)
 			return n == 0 ? 0 : -1;
-		digest_line(s, (size_t)n);
 		consume(s, (size_t)n);
 	} while (s->next[-1] != '\n');
 	return 0;
+}
+
+/*
+ * How long the next line of the header is, or part of it, and s->kind says what
+ * it is; 0: there is none, -1: trouble.
+ */
+static inline ssize_t
+header_line(struct scan *s)
+{
+	ssize_t n = line(s);
+
+	if (n <= 0 || s->next[-1] != '\n')
+		return n;
+	if (empty_line(s->next, (size_t)n) != 0 ||
+	    (*s->next == 'F' && is_from(s->next, (size_t)n)))
+		return 0;
+	if (!is_continued(s->next))
+		s->kind = kind_of(s->next, (size_t)n);
+	return n;
+}
+
+/* The one word of an X-UIDL line: believed if RFC 1939 lets it be an id. */
+static void
+note_uidl(struct scan *s, size_t n)
+{
+	const char *p = s->next + sizeof("X-UIDL:") - 1, *end = s->next + n;
+	const char *w;
+	size_t i, size;
+
+	while (end > p && (end[-1] == '\n' || end[-1] == '\r'))
+		end--;
+	size = word(&p, end, &w);
+	for (i = 0; i < size && w[i] > 0x20 && w[i] < 0x7f; i++)
+		continue;
+	if (s->uidl[0] != '\0' || size == 0 || size > UNIQUE_ID_MAX ||
+	    i < size)
+		return;
+	memcpy(s->uidl, w, size);
+	s->uidl[word(&p, end, &w) == 0 ? size : 0] = '\0';
+}
+
+/* What the line of n bytes, found by header_line(), is to the unique-id. */
+static inline void
+note_id(struct scan *s, size_t n)
+{
+	if (s->next[-1] == '\n' && !is_continued(s->next)) {
+		s->chosen = s->kind == EVERY ||
+		    (s->kind >= RECEIVED && !s->received);
+		if (s->kind == RECEIVED)
+			s->received = true;
+		if (s->kind == UIDL && s->next[n - 1] == '\n')
+			note_uidl(s, n);
+	}
+	if (s->chosen) {
+		MD5Update(&s->md5, (const uint8_t *)s->next, n);
+		s->found = true;
+	}
+}
+
+/* c-client keeps its notes in a message that is none. */
+static void
+note_pseudo(struct scan *s, size_t n)
+{
+	if (has_name(s->next, n, "X-IMAP:"))
+		s->pseudo |= PSEUDO_IMAP;
+	if (has_name(s->next, n,
+	    "Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA"))
+		s->pseudo |= PSEUDO_SUBJECT;
+}
+
+/* Consume the empty line behind the header, if there is one. */
+static int
+end_header(struct scan *s)
+{
+	ssize_t n = window(s);
+	size_t empty;
+
+	if (n > 0 && (empty = empty_line(s->next, (size_t)n)) != 0) {
+		s->octets += 2;
+		s->kind = ORDINARY;
+		consume(s, empty);
+	}
+	return n == -1 ? -1 : 0;
+}
+
+static int
+take_header(struct scan *s, struct message *m)
+{
+	ssize_t n;
+
+	while ((n = header_line(s)) > 0) {
+		if (s->kind == PRIVATE)
+			m->flags |= MSG_PRIVATE;
+		if (s->first)
+			note_pseudo(s, (size_t)n);
+		note_id(s, (size_t)n);
+		take_line(s, (size_t)n);
+	}
+	return n == -1 ? -1 : end_header(s);
 }
 
 /*
@@ -888,104 +1207,66 @@ skip_body(struct scan *s)
 		skip_rows(s);
 }
 
-/* Empty lines in front of the first message are no part of any. */
+/*
+ * A message without any field for a unique-id: all its header lines but those
+ * that programs add, and the beginning of its body, without empty lines at the
+ * end, for these come and go with the next message.
+ */
 static int
-skip_empty_lines(struct scan *s)
+digest_plain(struct scan *outer, const struct message *m)
 {
+	off_t end = outer->at - m->separator;
+	struct scan s;
 	ssize_t n;
-	size_t empty;
 
-	while ((n = window(s)) > 0 &&
-	    (empty = empty_line(s->next, (size_t)n)) != 0)
-		consume(s, empty);
-	if (n > 0 && !is_from(s, (size_t)n)) {
-		errno = EBADMSG;
+	if (scan_begin(&s, outer->drop, m->start, end, PAGE) == -1)
 		return -1;
+	n = take_from(&s);
+	while (n != -1 && (n = header_line(&s)) > 0) {
+		if (s.kind == ORDINARY)
+			MD5Update(&outer->md5, (const uint8_t *)s.next,
+			    (size_t)n);
+		consume(&s, (size_t)n);
 	}
+	if (n != -1 && (n = end_header(&s)) != -1 && (n = window(&s)) > 0) {
+		if (n > BODY_IN_ID)
+			n = BODY_IN_ID;
+		while (n > 0 && (s.next[n - 1] == '\n' ||
+		    s.next[n - 1] == '\r'))
+			n--;
+		MD5Update(&outer->md5, (const uint8_t *)s.next, (size_t)n);
+	}
+	scan_end(&s);
 	return n == -1 ? -1 : 0;
 }
 
-/*
- * How long the next line of the header is, or part of it, and s->hiding says
- * whether it is private; 0: there is none, -1: trouble.
- */
-static inline ssize_t
-header_line(struct scan *s)
+/* An id in popa3d's form is the same one, whoever says it. */
+static bool
+is_plain_id(const char *text, uint64_t *id)
 {
-	ssize_t n = line(s);
+	*id = strtoull(text, NULL, 16);
+	return strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16;
+}
 
-	if (n <= 0 || s->next[-1] != '\n')
-		return n;
-	if (empty_line(s->next, (size_t)n) != 0 ||
-	    (*s->next == 'F' && is_from(s, (size_t)n)))
+static int
+take_id(struct scan *s, struct message *m)
+{
+	uint8_t digest[MD5_DIGEST_LENGTH];
+	uint32_t half[2];
+
+	if (is_plain_id(s->uidl, &m->id))
 		return 0;
-	if (!is_continued(s->next))
-		s->hiding = is_private(s->next, (size_t)n);
-	return n;
-}
-
-/* When header_line() found none: consume the empty line, if there is one. */
-static int
-end_header(struct scan *s)
-{
-	ssize_t n = window(s);
-	size_t empty;
-
-	if (n <= 0)
-		return (int)n;
-	if ((empty = empty_line(s->next, (size_t)n)) != 0) {
-		s->octets += 2;
-		s->hiding = false;
-		consume(s, empty);
-	}
+	if (s->uidl[0] != '\0') {
+		m->flags |= MSG_UIDL;
+		MD5Init(&s->md5);
+		MD5Update(&s->md5, (const uint8_t *)s->uidl,
+		    strlen(s->uidl));
+	} else if (!s->found && digest_plain(s, m) == -1)
+		return -1;
+	MD5Final(digest, &s->md5);
+	memcpy(half, digest, sizeof(half));
+	m->id = (uint64_t)le32toh(half[0]) << 32 | le32toh(half[1]);
 	return 0;
-}
-
-/* c-client keeps its notes in a message that is none. */
-static void
-note_pseudo(struct scan *s, size_t n)
-{
-	static const char subject[] =
-	    "Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA";
-
-	if (n >= 7 && strncasecmp(s->next, "X-IMAP:", 7) == 0)
-		s->pseudo |= PSEUDO_IMAP;
-	if (n >= sizeof(subject) - 1 &&
-	    strncasecmp(s->next, subject, sizeof(subject) - 1) == 0)
-		s->pseudo |= PSEUDO_SUBJECT;
-}
-
-static int
-take_header(struct scan *s, struct message *m)
-{
-	ssize_t n;
-
-	m->from = (uint16_t)(s->at - m->start);
-	s->hiding = false;
-	while ((n = header_line(s)) > 0) {
-		if (s->hiding)
-			m->flags |= MSG_PRIVATE;
-		if (s->first)
-			note_pseudo(s, (size_t)n);
-		digest_line(s, (size_t)n);
-		take_line(s, (size_t)n);
-	}
-	digest_pending(s);
-	return n == -1 ? -1 : end_header(s);
-}
-
-static void
-end_message(struct scan *s, struct message *m)
-{
-	m->octets = s->octets;
-	if (s->at > m->start + m->from) {
-		m->separator = (uint8_t)empty_line_before(s->next);
-		if (m->separator != 0)
-			m->octets -= 2;
-		else if (!s->hiding && s->next[-1] != '\n')
-			m->octets += 2;	/* the newline that RETR adds */
-	}
-	m->digest = (uint32_t)(s->digest.b ^ s->digest.b >> 32);
 }
 
 /* The message that begins at the unread bytes. */
@@ -996,15 +1277,24 @@ take_message(struct scan *s, struct message *m)
 
 	memset(m, 0, sizeof(*m));
 	m->start = s->at;
-	s->pseudo = 0;
-	if (take_from(s) == -1 || take_header(s, m) == -1)
+	if (take_from(s) == -1)
 		return -1;
-	while ((n = window(s)) > 0 && !is_from(s, (size_t)n))
+	m->from = (uint16_t)(s->at - m->start);
+	if (take_header(s, m) == -1)
+		return -1;
+	while ((n = window(s)) > 0 && !is_from(s->next, (size_t)n))
 		skip_body(s);
 	if (n == -1)
 		return -1;
-	end_message(s, m);
-	return 0;
+	m->octets = s->octets;
+	if (s->at > m->start + m->from) {
+		m->separator = (uint8_t)empty_line_before(s->next);
+		if (m->separator != 0)
+			m->octets -= 2;
+		else if (s->kind != PRIVATE && s->next[-1] != '\n')
+			m->octets += 2;	/* the newline that RETR adds */
+	}
+	return take_id(s, m);
 }
 
 /* 1: there was one more message, 0: there was none, -1: trouble. */
@@ -1023,23 +1313,61 @@ next_message(struct scan *s, struct message *m)
 	return 1;
 }
 
+/* Empty lines in front of the first message are no part of any. */
 static int
-add_message(struct maildrop *drop, const struct message *m)
+skip_empty_lines(struct scan *s)
 {
-	struct message *more;
-	size_t count = drop->count;
+	ssize_t n;
+	size_t empty;
 
-	if ((count & (count - 1)) == 0) {	/* full: it doubles */
-		more = reallocarray(drop->messages, count == 0 ? 1 : 2 * count,
-		    sizeof(*more));
-		if (more == NULL)
-			return -1;
-		drop->messages = more;
+	while ((n = window(s)) > 0 &&
+	    (empty = empty_line(s->next, (size_t)n)) != 0)
+		consume(s, empty);
+	if (n > 0 && !is_from(s->next, (size_t)n)) {
+		errno = EBADMSG;
+		return -1;
 	}
-	drop->messages[drop->count++] = *m;
+	return n == -1 ? -1 : 0;
+}
+
+/* Room for one more in an array that doubles when it is full. */
+static void *
+grow(void *array, size_t count, size_t size)
+{
+	if ((count & (count - 1)) != 0)
+		return array;
+	return reallocarray(array, count == 0 ? 1 : 2 * count, size);
+}
+
+static int
+add_message(struct maildrop *drop, const struct message *m, const char *uidl)
+{
+	struct message *messages;
+	struct uidl *uidls;
+
+	if (drop->count == MESSAGES_MAX) {
+		errno = E2BIG;
+		return -1;
+	}
+	messages = grow(drop->messages, drop->count, sizeof(*messages));
+	if (messages == NULL)
+		return -1;
+	drop->messages = messages;
+	if (m->flags & MSG_UIDL) {
+		uidls = grow(drop->uidls, drop->uidl_count, sizeof(*uidls));
+		if (uidls == NULL)
+			return -1;
+		drop->uidls = uidls;
+		uidls += drop->uidl_count++;
+		memset(uidls, 0, sizeof(*uidls));
+		uidls->message = drop->count;
+		strlcpy(uidls->text, uidl, sizeof(uidls->text));
+	}
+	messages[drop->count++] = *m;
 	return 0;
 }
 
+/* In all of the mailbox, to drop->end. */
 static int
 find_messages(struct maildrop *drop)
 {
@@ -1047,931 +1375,413 @@ find_messages(struct maildrop *drop)
 	struct scan s;
 	int n = -1;
 
-	if (scan_begin(&s, drop, 0, drop->seen.st_size, SCAN_SIZE) == -1)
-		return fail(drop, errno, "no memory for the scan");
+	if (scan_begin(&s, drop, 0, drop->end, SCAN_SIZE) == -1)
+		return failed(drop, "no memory for the scan");
+	s.first = true;
 	if (skip_empty_lines(&s) == 0)
 		while ((n = next_message(&s, &m)) == 1 &&
-		    (n = add_message(drop, &m)) == 0)
-			if (drop->count % 256 == 0)
-				touch_dotlock(drop);
-	if (n == -1)
-		fail(drop, errno, errno == EBADMSG ?
-		    "not a mailbox: no From_ line at offset %lld" :
-		    "cannot read the mailbox at offset %lld", (long long)s.at);
+		    (n = add_message(drop, &m, s.uidl)) == 0)
+			continue;
+	if (n == -1 && errno == EBADMSG)
+		fail(drop, errno, "not a mailbox: no From_ line at offset "
+		    "%lld", (long long)s.at);
+	else if (n == -1)
+		fail(drop, errno, "cannot scan the mailbox at offset %lld: %s",
+		    (long long)s.at, errno == E2BIG ? "too many messages" :
+		    strerror(errno));
 	scan_end(&s);
 	return n;
 }
 
-/* ---- is it still what it was? ---- */
+/* ---- the same message? ---- */
 
 /*
- * Every time that says otherwise means look again, no more: readers set times,
- * and some set them back; but the ctime nobody can.
+ * The same bytes scanned again give the same struct message: so whether one is
+ * still there is seen by scanning it.  Its private lines, and other messages,
+ * may have changed.
  */
-static bool
-is_unchanged(const struct maildrop *drop, const struct stat *now)
-{
-	struct stamp seen = stamp_of(&drop->seen);
-
-	return drop->settled && has_stamp(now, &seen);
-}
-
-static bool
-same_message(const struct message *a, const struct message *b)
-{
-	return a->start == b->start && a->octets == b->octets &&
-	    a->digest == b->digest;
-}
-
-int
-message_check(struct maildrop *drop, size_t n)
-{
-	struct message m;
-	struct stat now;
-	struct scan s;
-	ssize_t size;
-	off_t end;
-	int found = 0;
-
-	if (fstat(drop->fd, &now) == -1)
-		return -1;
-	if (is_unchanged(drop, &now))
-		return 0;
-	/* procmail(1) writes the F of "From " alone: that is no change yet. */
-	end = now.st_size;
-	if (n + 1 == drop->count && end - drop->seen.st_size < 5)
-		end = drop->seen.st_size;
-	if (scan_begin(&s, drop, drop->messages[n].start, end,
-	    CHECK_SIZE) == -1)
-		return -1;
-	s.first = false;
-	if ((size = window(&s)) == -1)
-		found = -1;
-	else if (size > 0 && is_from(&s, (size_t)size))
-		found = next_message(&s, &m);
-	scan_end(&s);
-	if (found == 1 && same_message(&m, &drop->messages[n]))
-		return 0;
-	return fail(drop, found == -1 ? errno : ESTALE, "message %zu", n + 1);
-}
 
 /* Where what belongs to message n ends: with its separator. */
 static off_t
 message_end(const struct maildrop *drop, size_t n)
 {
-	return n + 1 < drop->count ? drop->messages[n + 1].start :
-	    drop->seen.st_size;
+	return n + 1 < drop->count ? drop->messages[n + 1].start : drop->end;
 }
 
 /*
- * Whether m, which ends at end, is what message i was.  If the last one is not,
- * though it begins where it did, a deliverer was still writing it: it can stay,
- * but it can't be deleted.
+ * What came behind the last message since: nothing, an empty line, or one and
+ * another message.  Of that the first letters are enough where no lock keeps a
+ * deliverer from having written no more yet.
  */
 static bool
-is_still(const struct maildrop *drop, size_t i, const struct message *m,
-    off_t end)
+is_appended(struct scan *s, off_t size, bool locked)
 {
-	const struct message *was = &drop->messages[i];
+	ssize_t n;
 
-	if (same_message(m, was) && end == message_end(drop, i))
-		return true;
-	return i == drop->count - 1 && m->start == was->start &&
-	    (was->flags & MSG_DELETED) == 0;
-}
-
-/* Scan again and compare: for unique-ids, and under the locks of UPDATE. */
-static int
-check_all(struct maildrop *drop)
-{
-	struct message m;
-	struct stat now;
-	struct scan s;
-	size_t i = 0;
-	int n = -1;
-
-	if (fstat(drop->fd, &now) == -1)
-		return -1;
-	if (is_unchanged(drop, &now))
-		return 0;
-	errno = ESTALE;
-	if (now.st_size < drop->seen.st_size ||
-	    scan_begin(&s, drop, 0, now.st_size, SCAN_SIZE) == -1)
-		return -1;
-	if (skip_empty_lines(&s) == 0)
-		while (i < drop->count && (n = next_message(&s, &m)) == 1 &&
-		    is_still(drop, i, &m, s.at))
-			if (++i % 256 == 0)
-				touch_dotlock(drop);
-	scan_end(&s);
-	if (i == drop->count)
-		return 0;
-	if (n != -1 || errno == EBADMSG)
-		errno = ESTALE;
-	return -1;
-}
-
-/* ---- reading a message ---- */
-
-void
-message_begin(const struct maildrop *drop, size_t n, struct reading *r)
-{
-	const struct message *m = &drop->messages[n];
-
-	r->at = m->start + m->from;
-	r->end = message_end(drop, n) - m->separator;
-	r->header = (m->flags & MSG_PRIVATE) != 0;
-	r->line = true;
-	r->hiding = false;
+	s->end = s->limit = size;
+	if ((n = window(s)) == -1)
+		return false;
+	consume(s, empty_line(s->next, (size_t)n));
+	if ((n = window(s)) == -1)
+		return false;
+	return n == 0 || is_from(s->next, (size_t)n) ||
+	    (!locked && n < 5 && memcmp(s->next, "From ", (size_t)n) == 0);
 }
 
 /*
- * Leave private lines out of the size bytes at buf, where r is, and move r on.
- * Stops short of a line whose name is not all there: it is read again.
+ * Whether message n is what it was, in a mailbox of size bytes.  After 0 the
+ * scan is where the next one begins.
  */
-static size_t
-hide_private(struct reading *r, char *buf, size_t size)
+static int
+check_message(struct scan *s, size_t n, off_t size, bool locked)
 {
-	char *p = buf, *end = buf + size, *out = buf, *lf;
-	bool more = r->at + (off_t)size < r->end;
-	size_t n;
+	const struct maildrop *drop = s->drop;
+	const struct message *was = &drop->messages[n];
+	struct message m;
+	ssize_t have;
 
-	while (p < end) {
-		n = (size_t)(end - p);
-		if (r->header && r->line) {
-			if (more && n < PRIVATE_MAX)
-				break;
-			if (empty_line(p, n) != 0)
-				r->header = r->hiding = false;
-			else if (!is_continued(p))
-				r->hiding = is_private(p, n);
+	scan_jump(s, was->start);
+	s->end = s->limit = drop->end;
+	errno = 0;
+	if (size >= drop->end && (have = window(s)) > 0 &&
+	    is_from(s->next, (size_t)have) && next_message(s, &m) == 1 &&
+	    m.octets == was->octets && m.id == was->id &&
+	    m.from == was->from && m.separator == was->separator &&
+	    s->at == message_end(drop, n) &&
+	    (s->at < drop->end || is_appended(s, size, locked)))
+		return 0;
+	if (errno != 0 && errno != ESTALE)
+		return failed(s->drop, "cannot look at a message again");
+	return fail(s->drop, ESTALE, "mailbox was changed by another program: "
+	    "message %zu is not as it was", n + 1);
+}
+
+/* ---- reading ---- */
+
+int
+message_begin(struct maildrop *drop, size_t n)
+{
+	const struct message *m = &drop->messages[n];
+	struct scan *s = drop->reader;
+
+	if (s == NULL) {
+		if ((s = calloc(1, sizeof(*s))) == NULL ||
+		    scan_begin(s, drop, 0, 0, READ_SIZE) == -1) {
+			free(s);
+			return failed(drop, "no memory to read a message");
 		}
-		if (r->header) {
-			lf = memchr(p, '\n', n);
-			r->line = lf != NULL;
-			if (lf != NULL)
-				n = (size_t)(lf - p) + 1;
-		}
-		if (!r->hiding) {
-			memmove(out, p, n);
-			out += n;
-		}
-		p += n;
+		drop->reader = s;
 	}
-	r->at += p - buf;
-	return (size_t)(out - buf);
+	s->next = s->last = s->buf + PAGE;	/* nothing from before */
+	s->last[-1] = s->last[-2] = '\n';
+	s->at = m->start + m->from;
+	s->end = s->limit = message_end(drop, n) - m->separator;
+	s->header = (m->flags & MSG_PRIVATE) != 0;
+	s->kind = ORDINARY;
+	drop->reading = n;
+	return 0;
+}
+
+/*
+ * Every time that says otherwise means look again, no more: readers set times,
+ * and some set them back; but the ctime nobody can.
+ */
+static int
+check_reading(struct maildrop *drop)
+{
+	struct stamp now;
+	struct scan s;
+	int n;
+
+	if (look_at(drop->fd, "", &now) == -1)
+		return failed(drop, "cannot look at the mailbox");
+	if (drop->settled && same_stamp(&now, &drop->seen))
+		return 0;
+	drop_pages(drop);
+	if (scan_begin(&s, drop, 0, 0, READ_SIZE) == -1)
+		return failed(drop, "no memory to look at a message");
+	n = check_message(&s, drop->reading, now.size - hidden(drop), false);
+	scan_end(&s);
+	return n;
+}
+
+/* Private lines are left out; where there are none, all of a buffer goes. */
+static ssize_t
+next_piece(struct scan *s, const char **text)
+{
+	ssize_t n;
+
+	while (s->header && (n = header_line(s)) != 0) {
+		if (n == -1)
+			return -1;
+		*text = s->next;
+		consume(s, (size_t)n);
+		if (s->kind != PRIVATE)
+			return n;
+	}
+	s->header = false;
+	if ((n = window(s)) > 0) {
+		*text = s->next;
+		consume(s, (size_t)n);
+	}
+	return n;
 }
 
 ssize_t
-message_read(const struct maildrop *drop, struct reading *r, char *buf,
-    size_t size)
+message_read(struct maildrop *drop, const char **text)
 {
+	struct scan *s = drop->reader;
+	const struct message *m = &drop->messages[drop->reading];
+	bool first = s->at == m->start + m->from;
 	ssize_t n;
-	size_t kept;
 
-	for (;;) {
-		if (r->at >= r->end)
-			return 0;
-		if ((off_t)size > r->end - r->at)
-			size = (size_t)(r->end - r->at);
-		if ((n = read_at(drop->fd, buf, size, r->at)) == -1)
-			return -1;
-		if ((size_t)n < size) {
-			errno = ESTALE;
-			return -1;
-		}
-		if (!r->header) {
-			r->at += n;
-			return n;
-		}
-		if ((kept = hide_private(r, buf, size)) > 0)
-			return (ssize_t)kept;
-	}
-}
-
-/* ---- the index ---- */
-
-/*
- * What the scan found, kept in the data area of the side file while no UPDATE
- * uses it.  It counts only if the mailbox has not changed at all since, and
- * had not just changed then; and if every bit of it is as it was written.  In
- * doubt there is a scan.
- */
-
-static struct digest
-digest_of(const void *data, size_t size)
-{
-	struct digest d = { 1, 1 };
-
-	digest_add(&d, data, size);
-	return d;
-}
-
-static bool
-same_digest(struct digest a, struct digest b)
-{
-	return a.a == b.a && a.b == b.b;
-}
-
-/* Bytes of the messages in an index; their unique-ids follow. */
-static size_t
-index_size(uint64_t count)
-{
-	return (size_t)count * sizeof(struct message);
-}
-
-static bool
-read_index(const struct maildrop *drop, struct index *x)
-{
-	struct digest self;
-
-	if (drop->side == -1 || read_at(drop->side, x, sizeof(*x),
-	    SIDE_DATA) != sizeof(*x))
-		return false;
-	self = digest_of(x, offsetof(struct index, self));
-	return same_digest(self, x->self) && x->magic == INDEX_MAGIC &&
-	    has_stamp(&drop->seen, &x->mailbox) &&
-	    x->count <= DATA_AREA_MAX / sizeof(struct message);
-}
-
-/* Whoever wrote it: every message lies in the mailbox, in order. */
-static bool
-is_plausible(const struct maildrop *drop)
-{
-	const struct message *m;
-	off_t end;
-	size_t i;
-
-	for (i = 0; i < drop->count; i++) {
-		m = &drop->messages[i];
-		end = message_end(drop, i);
-		if (m->start < 0 || m->start > end ||
-		    m->from + m->separator > end - m->start ||
-		    (m->flags & MSG_DELETED) != 0)
-			return false;
-	}
-	return true;
-}
-
-/* One of the two arrays in the index, if it is as it was written. */
-static void *
-read_array(const struct maildrop *drop, size_t size, size_t at,
-    struct digest want)
-{
-	void *array = calloc(1, size + 1);	/* size may be 0 */
-
-	if (array != NULL && (read_at(drop->side, array, size,
-	    (off_t)(SIDE_DATA + sizeof(struct index) + at)) != (ssize_t)size ||
-	    !same_digest(digest_of(array, size), want))) {
-		free(array);
-		return NULL;
-	}
-	return array;
-}
-
-static bool
-load_index(struct maildrop *drop)
-{
-	struct index x;
-
-	if (drop->seen.st_size < INDEX_MIN || !read_index(drop, &x) ||
-	    (drop->messages = read_array(drop, index_size(x.count), 0,
-	    x.messages)) == NULL)
-		return false;
-	drop->count = (size_t)x.count;
-	if (is_plausible(drop))
-		return true;
-	free(drop->messages);
-	drop->messages = NULL;
-	drop->count = 0;
-	return false;
-}
-
-static bool
-load_ids(struct maildrop *drop)
-{
-	struct index x;
-
-	if (!read_index(drop, &x) || x.count != drop->count)
-		return false;
-	drop->ids = read_array(drop, drop->count * sizeof(*drop->ids),
-	    index_size(x.count), x.ids);
-	return drop->ids != NULL;
-}
-
-void
-maildrop_index(struct maildrop *drop)
-{
-	size_t size = index_size(drop->count);
-	size_t ids = drop->ids == NULL ? 0 :
-	    drop->count * sizeof(*drop->ids);
-	struct index x = { .magic = INDEX_MAGIC, .count = drop->count };
-	struct stat now;
-
-	if (!drop->news || !drop->writable ||
-	    drop->seen.st_size < INDEX_MIN ||
-	    sizeof(x) + size + ids > DATA_AREA_MAX ||
-	    fstat(drop->fd, &now) == -1 || !is_unchanged(drop, &now))
-		return;
-	x.mailbox = stamp_of(&drop->seen);
-	x.messages = digest_of(drop->messages, size);
-	if (ids != 0)
-		x.ids = digest_of(drop->ids, ids);
-	x.self = digest_of(&x, offsetof(struct index, self));
-	if (write_at(drop->side, drop->messages, size,
-	    SIDE_DATA + sizeof(x)) == -1 ||
-	    write_at(drop->side, drop->ids, ids,
-	    (off_t)(SIDE_DATA + sizeof(x) + size)) == -1 ||
-	    write_at(drop->side, &x, sizeof(x), SIDE_DATA) == -1)
-		give_back_room(drop);
+	if ((n = next_piece(s, text)) == -1)
+		return failed(drop, "cannot read the mailbox");
+	/* What was read before it was seen to be unchanged is the message. */
+	if ((first || s->at == s->end) && check_reading(drop) == -1)
+		return -1;
+	return n;
 }
 
 /* ---- unique-ids ---- */
 
-/* Go to message n, over what need not be read. */
-static void
-scan_jump(struct scan *s, const struct maildrop *drop, size_t n)
-{
-	const struct message *m = &drop->messages[n];
-	off_t skipped = m->start - s->at;
-
-	if (skipped >= 0 && skipped <= s->last - s->next)
-		s->next += skipped;
-	else
-		s->next = s->last = s->buf + PAGE;
-	s->at = m->start;
-	s->end = message_end(drop, n) - m->separator;
-}
-
 /*
- * Digest the From_ line and the lasting header lines, or, with all, every line
- * that is not private; count the octets.  1 if there were such lines, 0 if
- * not, -1: trouble.
+ * A mailbox can be full of mail made to have ids that fall together in a hash
+ * table, so they are mixed with random bits.
  */
-static int
-digest_header(struct scan *s, bool all)
+int
+maildrop_ids(struct maildrop *drop)
 {
-	bool chosen = false;
-	int found = 0;
-	ssize_t n;
-
-	if (take_from(s) == -1)
-		return -1;
-	digest_pending(s);
-	s->hiding = false;
-	while ((n = header_line(s)) > 0) {
-		if (s->next[-1] == '\n' && !is_continued(s->next))
-			chosen = all ? !s->hiding : is_one_of(s->next,
-			    (size_t)n, lasting_lines);
-		if (chosen) {
-			digest_add(&s->digest, s->next, (size_t)n);
-			found = 1;
-		}
-		take_line(s, (size_t)n);
-	}
-	return n == -1 || end_header(s) == -1 ? -1 : found;
-}
-
-static int
-digest_message(struct scan *s, const struct maildrop *drop, size_t n,
-    struct unique_id *id)
-{
-	const struct message *m = &drop->messages[n];
-	off_t body;
-	ssize_t size;
-	int found;
-
-	scan_jump(s, drop, n);
-	found = digest_header(s, false);
-	if (found == 0) {
-		scan_jump(s, drop, n);
-		found = digest_header(s, true);
-	}
-	if (found == -1 || (size = window(s)) == -1)
-		return -1;
-	body = (off_t)htole64((uint64_t)(m->octets - s->octets));
-	digest_add(&s->digest, &body, sizeof(body));
-	if (size > BODY_IN_ID)
-		size = BODY_IN_ID;
-	/* A missing newline may come later, with the next message. */
-	if (s->at + size == s->end && size > 0 && s->next[size - 1] == '\n')
-		size--;
-	digest_add(&s->digest, s->next, (size_t)size);
-	id->digest = s->digest;
-	return 0;
-}
-
-/* Of identical messages the second is -2, the third -3: by a hash table. */
-static int
-number_twins(struct maildrop *drop)
-{
-	struct unique_id *id, *other;
+	struct message *m, *other;
 	size_t size = 2, i, at;
-	uint32_t *table;	/* the latest message with a digest, from 1 */
+	uint32_t *table;	/* the latest message with an id, from 1 */
+	uint64_t key;
 
+	if (drop->numbered)
+		return 0;
 	while (size < 2 * drop->count)
 		size *= 2;
-	if (drop->count > UINT32_MAX / 2 ||
-	    (table = calloc(size, sizeof(*table))) == NULL)
-		return -1;
+	if ((table = calloc(size, sizeof(*table))) == NULL)
+		return failed(drop, "no memory for unique-ids");
+	arc4random_buf(&key, sizeof(key));
 	for (i = 0; i < drop->count; i++) {
-		id = &drop->ids[i];
-		id->twin = 1;
-		for (at = id->digest.a & (size - 1); table[at] != 0;
+		m = &drop->messages[i];
+		m->twin = 1;
+		for (at = mix(m->id ^ key) & (size - 1); table[at] != 0;
 		    at = (at + 1) & (size - 1)) {
-			other = &drop->ids[table[at] - 1];
-			if (same_digest(other->digest, id->digest)) {
-				id->twin = other->twin + 1;
+			other = &drop->messages[table[at] - 1];
+			if (other->id == m->id &&
+			    ((other->flags ^ m->flags) & MSG_UIDL) == 0) {
+				m->twin = other->twin + 1;
 				break;
 			}
 		}
 		table[at] = (uint32_t)i + 1;
 	}
 	free(table);
+	drop->numbered = true;
 	return 0;
 }
 
-int
-maildrop_ids(struct maildrop *drop)
+static int
+compare_uidls(const void *a, const void *b)
 {
-	struct scan s;
-	size_t i;
-	int n = 0;
+	const struct uidl *x = a, *y = b;
 
-	if (drop->ids != NULL || drop->count == 0 || load_ids(drop))
-		return 0;
-	if (scan_begin(&s, drop, 0, 0, IDS_SIZE) == -1)
-		return -1;
-	s.limit = drop->seen.st_size;
-	drop->ids = calloc(drop->count, sizeof(*drop->ids));
-	if (drop->ids == NULL)
-		n = -1;
-	for (i = 0; n == 0 && i < drop->count; i++)
-		n = digest_message(&s, drop, i, &drop->ids[i]);
-	scan_end(&s);
-	if (n == 0)
-		n = check_all(drop);	/* were these still our messages? */
-	if (n == 0)
-		n = number_twins(drop);
-	if (n == -1) {
-		free(drop->ids);
-		drop->ids = NULL;
-	} else
-		drop->news = true;
-	return n;
+	return (x->message > y->message) - (x->message < y->message);
 }
 
 void
 unique_id(const struct maildrop *drop, size_t n, char *text)
 {
-	const struct unique_id *id = &drop->ids[n];
-	int i;
+	const struct message *m = &drop->messages[n];
+	const struct uidl key = { .message = n }, *uidl = NULL;
+	char id[UNIQUE_ID_SIZE], twin[sizeof("-4294967295")] = "";
 
-	for (i = 0; i < 32; i++)
-		*text++ = "0123456789abcdef"[(i < 16 ? id->digest.a :
-		    id->digest.b) >> (60 - i % 16 * 4) & 15];
-	*text = '\0';
-	if (id->twin > 1)
-		snprintf(text, UNIQUE_ID_SIZE - 32, "-%lu",
-		    (unsigned long)id->twin);
+	if (m->twin > 1)
+		snprintf(twin, sizeof(twin), "-%lu", (unsigned long)m->twin);
+	if (m->flags & MSG_UIDL)
+		uidl = bsearch(&key, drop->uidls, drop->uidl_count,
+		    sizeof(key), compare_uidls);
+	snprintf(id, sizeof(id), "%016llx", (unsigned long long)m->id);
+	snprintf(text, UNIQUE_ID_SIZE, "%.*s%s",
+	    (int)(UNIQUE_ID_MAX - strlen(twin)),
+	    uidl == NULL ? id : uidl->text, twin);
 }
 
-/* ---- UPDATE ---- */
+/* ---- the side file ---- */
 
 /*
- * The mailbox keeps its inode: a deliverer that waits for it with fcntl would
- * else append to a file without a name.  So the live bytes behind the first
- * deleted message are moved down in place, and before every step the side file
- * says how far it went.  A record is written to the slot that the one before
- * is not in, and is made durable before what it speaks of begins; the valid one
- * with the highest sequence counts, a torn one fails its checksum.
+ *	0	slot 0		one record of 512 bytes
+ *	4096	slot 1		the other
+ *	8192	data area	saved bytes of UPDATE, or the index
  *
- *	IDLE	Nothing is under way.
- *	HOLE	Bytes [w, r) of the mailbox are dead, all others are live or,
- *		from r on, deleted messages not yet reached.  If n > 0 the data
- *		area holds the n live bytes of [r, next): put at w, they leave
- *		the hole [w + n, next).
- *	CUT	Everything from w on is dead, [w, r) begins with the mark, and
- *		the mailbox is about to be cut to w.
- *
- * A step moves the live bytes of many messages.  If they fit in the hole they
- * overwrite nothing that lives: copy, fsync, new record.  If not, the copy
- * would overwrite its own source, so they go to the data area first: fsync, a
- * record with n, then the mailbox: fsync, new record.  Whichever record a crash
- * leaves, the bytes that it calls live are there: the step can be done again.
- *
- * At the end the mark, a nonce that no deliverer appends, is written into the
- * hole, and only then CUT.  Whoever finds CUT later and the mark gone knows
- * that the mailbox was cut, and that what follows w is new mail; if the mark is
- * there it was not, and what follows r is new mail.
- *
- * Recovery is the same loop from the record on.  It first makes sure that the
- * mailbox is still the one in the record: inode, size, and the bytes around the
- * hole that no step touches.  If another program rewrote it, it is left alone,
- * and the side file, with the bytes on their way, is set aside.
- *
- * The order of writes and fsyncs was checked by a model at every crash point.
+ * Its fcntl lock is the session lock.  A record is written to the slot that
+ * the one before is not in; the valid one with the higher sequence counts, for
+ * a torn one fails its checksum.  Both hold numbers as this machine has them.
  */
 
-/* Where the next deleted message begins, or size. */
-static off_t
-next_dead(struct update *u, off_t size)
-{
-	const struct maildrop *drop = u->drop;
+#define SIDE_SLOTS	4096	/* distance of the slots */
+#define SLOT_SIZE	512
+#define RECORD_MAGIC	0x706f703364555032ULL	/* "pop3dUP", version 2 */
+#define MARK_SIZE	16
 
-	while (u->dead < drop->count &&
-	    (drop->messages[u->dead].flags & MSG_DELETED) == 0)
-		u->dead++;
-	return u->dead < drop->count ? drop->messages[u->dead].start : size;
-}
+enum state { IDLE, HOLE, CUT };		/* see UPDATE */
 
-/*
- * The first live byte from r on, over deleted messages that begin there.  If
- * the message in front of them has no separator, the last one's stays: what
- * follows may be a message only after an empty line.
- */
-static off_t
-skip_dead(struct update *u, off_t r, off_t size)
-{
-	const struct maildrop *drop = u->drop;
-	const struct message *m = drop->messages;
-	size_t first, behind;
+struct record {
+	uint64_t	magic;
+	uint64_t	sequence;
+	uint64_t	state;
+	int64_t		w, r, n, next;
+	int64_t		size;		/* of the mailbox */
+	uint64_t	inode;		/* of the mailbox: for a reader only */
+	uint8_t		mark[MARK_SIZE];
+	uint64_t	before;		/* sums: of what ends at w, */
+	uint64_t	live;		/* of what begins at r or next, */
+	uint64_t	end;		/* of what ends at the end, */
+	uint64_t	saved;		/* of the data area's n bytes, */
+	uint64_t	self;		/* and of all the above */
+};
 
-	if (r >= size || next_dead(u, size) != r)
-		return r;
-	first = behind = u->dead;
-	while (behind < drop->count && (m[behind].flags & MSG_DELETED) != 0)
-		r = message_end(drop, behind++);
-	u->dead = behind;
-	if (r < size && first > 0 && m[first - 1].separator == 0)
-		r -= m[behind - 1].separator;
-	return r;
-}
+/* What a slot holds. */
+enum { EMPTY, TORN, VALID, STRANGE };
 
 static uint64_t
 self_sum(const struct record *rec)
 {
-	return digest_of(rec, offsetof(struct record, self)).b;
+	return sum(0, rec, offsetof(struct record, self));
 }
 
-/* The latest valid record, or one that says IDLE. */
 static int
-latest_record(const struct maildrop *drop, struct record *rec)
+kind_of_slot(const struct record *slot)
+{
+	static const struct record empty;
+	const uint64_t kin = RECORD_MAGIC >> 8;
+
+	if (memcmp(slot, &empty, sizeof(empty)) == 0)
+		return EMPTY;
+	if (slot->magic == RECORD_MAGIC)
+		return slot->self == self_sum(slot) && slot->state <= CUT ?
+		    VALID : TORN;
+	/* Another version of this program, or byte order. */
+	return slot->magic >> 8 == kin || bswap_64(slot->magic) >> 8 == kin ?
+	    STRANGE : TORN;
+}
+
+/*
+ * The record that counts.  None is IDLE, and so is a torn one alone: the first
+ * one ever is IDLE, and durable before the next.  1: there is one that cannot
+ * be understood.
+ */
+static int
+latest_record(struct maildrop *drop, struct record *rec)
 {
 	struct record slot;
-	int i;
+	int i, kind;
 
 	memset(rec, 0, sizeof(*rec));
 	for (i = 0; drop->side != -1 && i < 2; i++) {
 		memset(&slot, 0, sizeof(slot));
 		if (read_at(drop->side, &slot, sizeof(slot),
 		    i * SIDE_SLOTS) == -1)
-			return -1;
-		if (slot.magic == RECORD_MAGIC &&
-		    slot.self == self_sum(&slot) &&
-		    slot.sequence > rec->sequence)
+			return failed(drop, "cannot read the side file");
+		kind = kind_of_slot(&slot);
+		if (kind == STRANGE)
+			return 1;
+		if (kind == VALID && slot.sequence >= rec->sequence)
 			*rec = slot;
 	}
 	return 0;
 }
 
+/* Write rec to its slot, as it is, and have it durable. */
 static int
-read_all(int fd, char *buf, off_t size, off_t at)
+write_record(struct maildrop *drop, const struct record *rec)
 {
-	ssize_t n = read_at(fd, buf, (size_t)size, at);
+	char slot[SLOT_SIZE] = { 0 };
 
-	if (n == size)
-		return 0;
-	if (n != -1)
-		errno = EIO;	/* it is shorter than it was */
-	return -1;
-}
-
-/*
- * Gather the next live bytes from *r on, room at most, in buf, or only count
- * them if that is NULL.  Returns how many, and *r is where to go on; or -1.
- */
-static off_t
-gather(struct update *u, off_t *r, off_t size, char *buf, off_t room)
-{
-	off_t n, run;
-
-	for (n = 0; *r < size && n < room; n += run) {
-		run = next_dead(u, size) - *r;
-		if (run > room - n)
-			run = room - n;
-		if (buf != NULL &&
-		    read_all(u->drop->fd, buf + n, run, *r) == -1)
-			return -1;
-		*r = skip_dead(u, *r + run, size);
-	}
-	return n;
-}
-
-/* Copy the next n live bytes to offset at of fd. */
-static int
-take(struct update *u, off_t size, off_t n, int fd, off_t at)
-{
-	static char buf[COPY_SIZE];
-	off_t r = u->rec.r, end = at + n;
-
-	for (; at < end; at += n) {
-		n = end - at < COPY_SIZE ? end - at : COPY_SIZE;
-		if (gather(u, &r, size, buf, n) == -1 ||
-		    write_at(fd, buf, (size_t)n, at) == -1)
-			return -1;
-		touch_dotlock(u->drop);
-	}
-	return 0;
-}
-
-/* Whether UPDATE would end: works on a copy, and moves nothing. */
-static int
-count_steps(struct update u, off_t size)
-{
-	off_t w = u.rec.w, r = u.rec.r;
-	int steps;
-
-	for (steps = 0; r < size; steps++) {
-		if (steps == STEPS_MAX)
-			return fail(u.drop, ENOSPC, "too little room to "
-			    "delete so little");
-		w += gather(&u, &r, size, NULL, r - w > u.room ? r - w :
-		    u.room);
-	}
-	return 0;
-}
-
-/*
- * Have as much data area as there may be to move, DATA_AREA_MAX at most, less
- * if there is less room; none if all of it fits in the hole.  And see whether
- * UPDATE would end with it.
- */
-static int
-reserve(struct update *u, off_t size)
-{
-	const struct record *rec = &u->rec;
-	struct rlimit limit;
-	off_t most = size - rec->r;
-
-	if (getrlimit(RLIMIT_FSIZE, &limit) == -1 ||
-	    limit.rlim_cur < (rlim_t)size || limit.rlim_cur < SIDE_DATA)
-		return fail(u->drop, EFBIG, "file size limit below the "
-		    "mailbox");
-	if (most <= rec->r - rec->w)
-		most = 0;
-	if (most > DATA_AREA_MAX)
-		most = DATA_AREA_MAX;
-	if ((rlim_t)most > limit.rlim_cur - SIDE_DATA)
-		most = (off_t)(limit.rlim_cur - SIDE_DATA);
-	while (most > 0 && posix_fallocate(u->drop->side, SIDE_DATA, most) != 0)
-		most = most > SIDE_SLOTS ? most / 2 : 0;
-	u->room = most;
-	if (count_steps(*u, size) == 0)
-		return 0;
-	give_back_room(u->drop);
-	return -1;
-}
-
-static int
-sum(int fd, off_t from, off_t to, uint64_t *result)
-{
-	char buf[SUMMED];
-	ssize_t n = 0;
-
-	if (to > from && (n = read_at(fd, buf, (size_t)(to - from),
-	    from)) == -1)
-		return -1;
-	*result = digest_of(buf, (size_t)n).b;
-	return 0;
-}
-
-/* Of what no step will touch: in front of w, and from r or next on. */
-static int
-record_sums(const struct maildrop *drop, struct record *rec)
-{
-	off_t from = rec->n > 0 ? rec->next : rec->r, to = from + SUMMED;
-
-	if (to > rec->size)
-		to = rec->size;
-	if (sum(drop->fd, rec->w > SUMMED ? rec->w - SUMMED : 0, rec->w,
-	    &rec->behind) == -1)
-		return -1;
-	return sum(drop->fd, from, to, &rec->ahead);
-}
-
-static int
-put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
-    off_t next)
-{
-	struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
-	char slot[512] = { 0 };
-	struct stat st;
-
-	if (fstat(drop->fd, &st) == -1)
-		return -1;
-	rec->magic = RECORD_MAGIC;
-	rec->sequence++;
-	rec->state = state;
-	rec->w = w;
-	rec->r = r;
-	rec->n = n;
-	rec->next = next;
-	rec->device = st.st_dev;
-	rec->inode = st.st_ino;
-	rec->size = st.st_size;
-	if (record_sums(drop, rec) == -1)
-		return -1;
-	rec->self = self_sum(rec);
 	memcpy(slot, rec, sizeof(*rec));
 	if (write_at(drop->side, slot, sizeof(slot),
-	    (off_t)(rec->sequence % 2) * SIDE_SLOTS) == -1)
-		return -1;
-	return fsync(drop->side);
-}
-
-/* Put what the data area holds into the mailbox, as the record says. */
-static int
-move_saved(struct update *u)
-{
-	static char buf[COPY_SIZE];
-	const struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
-	off_t done, n;
-
-	for (done = 0; done < rec->n; done += n) {
-		n = rec->n - done < COPY_SIZE ? rec->n - done : COPY_SIZE;
-		if (read_all(drop->side, buf, n, SIDE_DATA + done) == -1 ||
-		    write_at(drop->fd, buf, (size_t)n, rec->w + done) == -1)
-			return -1;
-		touch_dotlock(drop);
-	}
-	if (fsync(drop->fd) == -1)
-		return -1;
-	return put_record(u, HOLE, rec->w + rec->n, rec->next, 0, 0);
-}
-
-/* Move what the hole or the data area can take. */
-static int
-step(struct update *u, off_t size)
-{
-	const struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
-	struct update ahead = *u;
-	off_t hole = rec->r - rec->w, limit = hole > u->room ? hole : u->room;
-	off_t next = rec->r, n;
-
-	n = gather(&ahead, &next, size, NULL, limit);
-	if (n <= hole) {
-		if (take(u, size, n, drop->fd, rec->w) == -1 ||
-		    fsync(drop->fd) == -1)
-			return -1;
-		return put_record(u, HOLE, rec->w + n, next, 0, 0);
-	}
-	if (take(u, size, n, drop->side, SIDE_DATA) == -1 ||
-	    fsync(drop->side) == -1 ||
-	    put_record(u, HOLE, rec->w, rec->r, n, next) == -1)
-		return -1;
-	return move_saved(u);
-}
-
-static int
-finish(struct update *u)
-{
-	if (fsync(u->drop->fd) == -1 ||
-	    put_record(u, IDLE, 0, 0, 0, 0) == -1)
-		return -1;
-	give_back_room(u->drop);
+	    (off_t)(rec->sequence % 2) * SIDE_SLOTS) == -1 ||
+	    fsync(drop->side) == -1)
+		return failed(drop, "cannot write the side file");
 	return 0;
 }
 
-static size_t
-mark_size(const struct record *rec)
+/* Of the data area; if this fails it stays taken.  Leaves errno alone. */
+static void
+give_back_room(const struct maildrop *drop)
 {
-	return rec->r - rec->w < MARK_SIZE ? (size_t)(rec->r - rec->w) :
-	    MARK_SIZE;
-}
+	int error = errno;
 
-/* From a record that says HOLE to the end, be it UPDATE or recovery. */
-static int
-close_hole(struct update *u)
-{
-	const struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
-	struct stat st;
-
-	for (;;) {
-		if (fstat(drop->fd, &st) == -1)
-			return -1;
-		if (rec->r >= st.st_size)
-			break;
-		if (step(u, st.st_size) == -1)
-			return -1;
-	}
-	if (write_at(drop->fd, rec->mark, mark_size(rec), rec->w) == -1 ||
-	    fsync(drop->fd) == -1 ||
-	    put_record(u, CUT, rec->w, rec->r, 0, 0) == -1 ||
-	    ftruncate(drop->fd, rec->w) == -1)
-		return -1;
-	return finish(u);
-}
-
-/* Under all locks, the messages being where the scan found them. */
-static int
-update(struct update u)
-{
-	struct maildrop *drop = u.drop;
-	struct stat st, side;
-	off_t w, r;
-
-	if (fstat(drop->fd, &st) == -1 || fstat(drop->side, &side) == -1)
-		return fail(drop, errno, "cannot look at the files");
-	w = next_dead(&u, st.st_size);
-	r = skip_dead(&u, w, st.st_size);
-	if (r == st.st_size) {	/* nothing to keep behind: atomic by itself */
-		if (ftruncate(drop->fd, w) == -1 || fsync(drop->fd) == -1)
-			return fail(drop, errno, "cannot cut the mailbox");
-		return 0;
-	}
-	if (side.st_nlink != 1)
-		return fail(drop, ESTALE, "the side file was removed");
-	if (latest_record(drop, &u.rec) == -1)
-		return fail(drop, errno, "cannot read the side file");
-	arc4random_buf(u.rec.mark, sizeof(u.rec.mark));
-	u.rec.w = w;
-	u.rec.r = r;
-	if (reserve(&u, st.st_size) == -1)
-		return -1;
-	if (put_record(&u, HOLE, w, r, 0, 0) == -1 || close_hole(&u) == -1)
-		return fail(drop, errno, "UPDATE");
-	return 0;
-}
-
-int
-maildrop_update(struct maildrop *drop)
-{
-	struct update u = { .drop = drop };
-	int n;
-
-	if (next_dead(&u, -1) == -1)	/* there is none */
-		return 0;
-	if (!drop->writable)
-		return fail(drop, EROFS, "the maildrop cannot be written");
-	if (lock(drop, true) == -1)
-		return -1;
-	if (check_all(drop) == -1)
-		n = fail(drop, errno, "mailbox was changed by another "
-		    "program");
-	else
-		n = update(u);
-	unlock(drop);
-	return n;
-}
-
-/* ---- the side file ---- */
-
-static bool
-is_ours(const struct stat *st)
-{
-	return S_ISREG(st->st_mode) && st->st_uid == geteuid();
+	if (ftruncate(drop->side, SIDE_DATA) == -1)
+		errno = error;
 }
 
 /*
- * The side file holds the session lock, the records and data area of UPDATE,
- * and the index.  1: it is open; 0: there can be none, or it can only be read,
- * and drop->why says why; -1: nobody knows what its record would say.
+ * Give the side file another name, under which nobody touches it any more.
+ * There is one such name: who finds it taken leaves all as it is.
  */
 static int
-open_side_file(struct maildrop *drop)
+set_aside(struct maildrop *drop)
 {
-	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-	struct stat st;
+	if (move_name(drop, drop->side_name, drop->saved_name) == -1)
+		return failed(drop, "cannot set the side file aside");
+	strlcpy(drop->saved, drop->saved_name, sizeof(drop->saved));
+	return 0;
+}
 
+/* What is there, and not the user's, may be anything; it stays. */
+static int
+check_side(struct maildrop *drop)
+{
+	struct stamp s;
+
+	if (drop->side == -1)
+		failed(drop, "cannot open the side file");
+	if (look_at(drop->dir, drop->side_name, &s) == -1)
+		return drop->side == -1 && errno == ENOENT ? 0 :
+		    failed(drop, "cannot look at the side file");
+	if (check_file(drop, drop->side_name, &s) == 0)
+		return drop->side == -1 ? -1 : 0;
+	only_read(drop);
+	if (drop->side != -1)
+		close(drop->side);
+	drop->side = -1;
+	return 0;
+}
+
+/*
+ * Without a side file mail can be read, and all of it deleted.  That it can
+ * only be read, or is another's, lets mail only be read.
+ */
+static int
+open_side(struct maildrop *drop)
+{
+	struct stamp s;
+
+	if (look_at(drop->dir, drop->saved_name, &s) == 0)
+		strlcpy(drop->saved, drop->saved_name, sizeof(drop->saved));
+	/* usermod(8) gives the mailbox to the new uid, and nothing else. */
+	if (look_at(drop->dir, drop->side_name, &s) == 0 &&
+	    S_ISREG(s.mode) && s.uid != geteuid() &&
+	    look_at(drop->dir, "", &s) == 0 && (s.mode & S_IWOTH) == 0 &&
+	    s.uid == 0)
+		(void)set_aside(drop);
 	use_gid(drop->spool);
 	drop->side = openat(drop->dir, drop->side_name,
-	    O_RDWR | O_CREAT | flags, 0600);
+	    O_RDWR | O_CREAT | open_flags, 0600);
 	use_gid(getgid());
+	if (drop->side == -1 && (errno == ENOSPC || errno == EDQUOT) &&
+	    look_at(drop->dir, drop->side_name, &s) == -1 && errno == ENOENT)
+		return 0;
 	if (drop->side == -1) {
-		fail(drop, errno, "side file: %s", strerror(errno));
-		if (fstatat(drop->dir, drop->side_name, &st,
-		    AT_SYMLINK_NOFOLLOW) == -1)
-			return errno == ENOENT ? 0 : -1;
-		if (!is_ours(&st))
-			return 0;
+		failed(drop, "cannot open the side file for writing");
+		only_read(drop);
 		drop->side = openat(drop->dir, drop->side_name,
-		    O_RDONLY | flags);
-		return drop->side == -1 ? -1 : 0;
+		    O_RDONLY | open_flags);
 	}
-	if (fstat(drop->side, &st) == -1)
-		return fail(drop, errno, "cannot look at the side file");
-	if (check_file(drop, "side file", &st) == 0)
-		return 1;
-	if (!is_ours(&st)) {
-		close(drop->side);
-		drop->side = -1;
-	}
-	return 0;
+	return check_side(drop);
 }
 
 /*
@@ -1983,141 +1793,808 @@ session_lock(struct maildrop *drop)
 {
 	static const char zeros[SIDE_DATA];
 	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	struct stat st;
+	time_t start = seconds();
+	struct stamp s;
+	char who[40];
 
-	if (fcntl(drop->side, F_SETLK, &whole) == 0) {
-		if (fstat(drop->side, &st) == 0 && st.st_size < SIDE_DATA)
-			(void)write_at(drop->side, zeros,
-			    (size_t)(SIDE_DATA - st.st_size), st.st_size);
-		return 0;
+	while (fcntl(drop->side, F_SETLK, &whole) == -1) {
+		if (errno == EBADF)	/* it can only be read */
+			return 0;
+		if (errno != EAGAIN && errno != EACCES)
+			return failed(drop, "cannot lock the side file");
+		if (seconds() - start >= SESSION_SECONDS)
+			return fail(drop, EBUSY, "session lock is held by %s",
+			    holder(drop->side, F_GETLK, F_WRLCK, who,
+			    sizeof(who)));
+		progress(drop);
+		pause_at_random(100, 300);
 	}
-	if (errno != EAGAIN && errno != EACCES)
-		return fail(drop, errno, "cannot lock the side file");
-	if (fcntl(drop->side, F_GETLK, &whole) == -1 ||
-	    whole.l_type == F_UNLCK)
-		whole.l_pid = 0;
-	return fail(drop, EBUSY, "session lock held by pid %ld",
-	    (long)whole.l_pid);
+	if (!is_name_of(drop, drop->side_name, drop->side))
+		return fail(drop, EBUSY, "the side file was replaced");
+	drop->session = true;
+	remove_name(drop, drop->stale_name);	/* a dead session's */
+	if (look_at(drop->side, "", &s) == 0 && s.size < SIDE_DATA)
+		(void)write_at(drop->side, zeros,
+		    (size_t)(SIDE_DATA - s.size), s.size);
+	return 0;
+}
+
+/* ---- the index ---- */
+
+/*
+ * What the scan found, kept in the data area while no UPDATE uses it.  It
+ * counts only if the mailbox has not changed at all since, and had not just
+ * changed then; and if every bit of it is as it was written.  In doubt there is
+ * a scan.
+ */
+
+#define INDEX_MAGIC	0x706f703364495832ULL	/* "pop3dIX", version 2 */
+#define SETTLED_SECONDS	2	/* more than the grain of any file's times */
+
+struct index {
+	uint64_t	magic;
+	struct stamp	mailbox;
+	uint64_t	count, uidl_count;	/* of the two arrays behind */
+	uint64_t	arrays;			/* their sum */
+	uint64_t	self;
+};
+
+static uint64_t
+arrays_sum(const struct maildrop *drop)
+{
+	return sum(sum(0, drop->messages, drop->count *
+	    sizeof(*drop->messages)), drop->uidls, drop->uidl_count *
+	    sizeof(*drop->uidls));
+}
+
+/* Whoever wrote it: every message lies in the mailbox, in order. */
+static bool
+is_plausible(const struct maildrop *drop)
+{
+	const struct message *m;
+	off_t end;
+	size_t i, uidls = 0;
+
+	for (i = 0; i < drop->count; i++) {
+		m = &drop->messages[i];
+		end = message_end(drop, i);
+		if (m->start < 0 || m->start > end ||
+		    m->from + m->separator > end - m->start ||
+		    m->octets < 0 || m->octets > 2 * (end - m->start) + 2 ||
+		    (m->flags & ~(MSG_PRIVATE | MSG_UIDL)) != 0)
+			return false;
+		if ((m->flags & MSG_UIDL) == 0)
+			continue;
+		if (uidls == drop->uidl_count ||
+		    drop->uidls[uidls].message != i ||
+		    drop->uidls[uidls].text[UNIQUE_ID_MAX] != '\0')
+			return false;
+		uidls++;
+	}
+	return uidls == drop->uidl_count;
+}
+
+static void
+forget_messages(struct maildrop *drop)
+{
+	free(drop->messages);
+	free(drop->uidls);
+	drop->messages = NULL;
+	drop->uidls = NULL;
+	drop->count = drop->uidl_count = 0;
+}
+
+static bool
+read_arrays(struct maildrop *drop, const struct index *x)
+{
+	size_t size = x->count * sizeof(*drop->messages);
+	size_t uidls = x->uidl_count * sizeof(*drop->uidls);
+	off_t at = SIDE_DATA + sizeof(*x);
+
+	if ((drop->messages = calloc(1, size + 1)) == NULL ||
+	    (drop->uidls = calloc(1, uidls + 1)) == NULL)
+		return false;
+	drop->count = x->count;
+	drop->uidl_count = x->uidl_count;
+	return read_all(drop->side, drop->messages, size, at) == 0 &&
+	    read_all(drop->side, drop->uidls, uidls,
+	    at + (off_t)size) == 0 && arrays_sum(drop) == x->arrays;
+}
+
+static bool
+load_index(struct maildrop *drop)
+{
+	struct index x;
+
+	if (drop->side == -1 || drop->seen.size < INDEX_MIN ||
+	    read_all(drop->side, &x, sizeof(x), SIDE_DATA) == -1 ||
+	    x.magic != INDEX_MAGIC ||
+	    x.self != sum(0, &x, offsetof(struct index, self)) ||
+	    !same_stamp(&x.mailbox, &drop->seen) ||
+	    x.count > MESSAGES_MAX || x.uidl_count > x.count)
+		return false;
+	if (read_arrays(drop, &x) && is_plausible(drop))
+		return true;
+	forget_messages(drop);
+	return false;
+}
+
+/* Nothing is synced, nothing depends on it: a failure is no matter. */
+static void
+write_index(const struct maildrop *drop)
+{
+	size_t size = drop->count * sizeof(*drop->messages);
+	size_t uidls = drop->uidl_count * sizeof(*drop->uidls);
+	struct index x = { .magic = INDEX_MAGIC, .mailbox = drop->seen,
+	    .count = drop->count, .uidl_count = drop->uidl_count };
+	off_t at = SIDE_DATA + sizeof(x);
+
+	if (!drop->session || !drop->writable || !drop->settled ||
+	    drop->seen.size < INDEX_MIN ||
+	    sizeof(x) + size + uidls > DATA_AREA_MAX)
+		return;
+	x.arrays = arrays_sum(drop);
+	x.self = sum(0, &x, offsetof(struct index, self));
+	if (write_at(drop->side, drop->messages, size, at) == -1 ||
+	    write_at(drop->side, drop->uidls, uidls,
+	    at + (off_t)size) == -1 ||
+	    write_at(drop->side, &x, sizeof(x), SIDE_DATA) == -1)
+		give_back_room(drop);
+}
+
+/* ---- UPDATE ---- */
+
+/*
+ * The mailbox keeps its inode: a deliverer that waits for it with fcntl would
+ * else append to a file without a name.  So the live bytes behind the first
+ * deleted message are moved down in place, and before every step the side file
+ * says how far it went.  A record is durable before what it speaks of begins.
+ *
+ *	IDLE	Nothing is under way.
+ *	HOLE	Bytes [w, r) of the mailbox are dead, all others are live or,
+ *		from r on, deleted messages not yet reached.  If n > 0 the data
+ *		area holds the n live bytes of [r, next): put at w, they leave
+ *		the hole [w + n, next).
+ *	CUT	Everything from w on is dead, [w, r) begins and ends with the
+ *		mark, and the mailbox is about to be cut to w.
+ *
+ * A step moves the live bytes of many messages.  If they fit in the hole they
+ * overwrite nothing that lives: copy, fsync, new record.  If not, the copy
+ * would overwrite its own source, so they go to the data area first: fsync, a
+ * record with n, then the mailbox: fsync, new record.  Whichever record a crash
+ * leaves, the bytes that it calls live are there: the step can be done again.
+ *
+ * A cut is not atomic: inside a block a file system writes zeros first, and the
+ * new size later.  The mark is a nonce without a zero in it, which no deliverer
+ * appends.  Who finds CUT later, and at both ends of [w, r) the mark or what
+ * zeros have left of it, knows that the cut did not happen, and that what
+ * follows r is new mail; else it did, and what follows w is.  Only deleting
+ * everything is a cut without a record: then there is nothing to tell apart.
+ *
+ * No record knows more than the disk: what it says of the mailbox was synced
+ * before.  A record pins the three places that the next steps rely on by sums
+ * of bytes there that no step writes, its anchors: what ends at w, what begins
+ * at the live bytes, and what ends at the mailbox's end.  In CUT the last two
+ * do not count, for the marks tell more.
+ *
+ * tests/model is this protocol, checked at every crash point.
+ */
+
+#define COPY_SIZE	(256 * KIB)
+#define ANCHOR		(4 * KIB)	/* bytes, at most */
+#define STEPS_MAX	4096		/* of one UPDATE */
+
+struct update {
+	struct maildrop	*drop;
+	struct record	 rec;	/* the latest that was written */
+	off_t		 size;	/* of the mailbox, which is synced to here */
+	off_t		 left;	/* live bytes from r on */
+	off_t		 room;	/* bytes of the data area */
+	off_t		 first;	/* where the first message's bytes begin */
+	size_t		 dead;	/* no deleted message before this */
+};
+
+/* Where the next deleted message begins, or the mailbox's end. */
+static off_t
+next_dead(struct update *u)
+{
+	const struct maildrop *drop = u->drop;
+
+	while (u->dead < drop->count &&
+	    (drop->messages[u->dead].flags & MSG_DELETED) == 0)
+		u->dead++;
+	if (u->dead == drop->count)
+		return u->size;
+	return u->dead == 0 ? u->first : drop->messages[u->dead].start;
 }
 
 /*
- * Another program rewrote a half-done mailbox: leave it alone.  The side file
- * goes aside with the last bytes that were on their way, a new one begins.
+ * The first live byte from r on, over deleted messages that begin there.  If
+ * the message in front of them has no separator, the last one's stays: what
+ * follows may be a message only after an empty line.
+ */
+static off_t
+skip_dead(struct update *u, off_t r)
+{
+	const struct maildrop *drop = u->drop;
+	const struct message *m = drop->messages;
+	size_t first, behind;
+
+	if (r >= u->size || next_dead(u) != r)
+		return r;
+	first = behind = u->dead;
+	while (behind < drop->count && (m[behind].flags & MSG_DELETED) != 0)
+		r = message_end(drop, behind++);
+	u->dead = behind;
+	if (r < u->size && first > 0 && m[first - 1].separator == 0)
+		r -= m[behind - 1].separator;
+	return r;
+}
+
+/* How many live bytes there are from r on.  It works on a copy. */
+static off_t
+count_live(struct update u, off_t r)
+{
+	off_t dead, n = 0;
+
+	while (r < u.size) {
+		dead = next_dead(&u);
+		n += dead - r;
+		r = skip_dead(&u, dead);
+	}
+	return n;
+}
+
+/* What came since, from a program that takes no lock, is live. */
+static int
+sync_mailbox(struct update *u)
+{
+	struct stamp now;
+
+	if (look_at(u->drop->fd, "", &now) == -1 || fsync(u->drop->fd) == -1)
+		return failed(u->drop, "cannot sync the mailbox");
+	u->left += now.size - u->size;
+	u->size = now.size;
+	return 0;
+}
+
+/* Read the next n live bytes from *r on, and move it behind them. */
+static int
+gather(struct update *u, off_t *r, char *buf, off_t n)
+{
+	off_t run;
+
+	for (; n > 0; n -= run, buf += run) {
+		run = next_dead(u) - *r;
+		if (run > n)
+			run = n;
+		if (read_all(u->drop->fd, buf, (size_t)run, *r) == -1)
+			return -1;
+		*r = skip_dead(u, *r + run);
+	}
+	return 0;
+}
+
+/*
+ * Copy the next n live bytes to offset at of fd.  *next is where they end, and
+ * *saved their sum.
  */
 static int
-set_side_aside(struct maildrop *drop)
+copy_live(struct update *u, off_t n, int fd, off_t at, off_t *next,
+    uint64_t *saved)
 {
-	char aside[sizeof(drop->side_name) + 30], when[20];
-	time_t now = time(NULL);
-	struct stat st;
-	int old = drop->side, n;
+	static char buf[COPY_SIZE];
+	off_t piece;
 
-	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", gmtime(&now));
-	snprintf(aside, sizeof(aside), "%s.saved-%s", drop->side_name, when);
-	if (fstatat(drop->dir, aside, &st, AT_SYMLINK_NOFOLLOW) == 0)
-		return fail(drop, EEXIST, "%.100s is there already", aside);
-	use_gid(drop->spool);
-	n = renameat(drop->dir, drop->side_name, drop->dir, aside);
-	use_gid(getgid());
-	if (n == -1)
-		return fail(drop, errno, "cannot set the side file aside");
-	snprintf(drop->note, sizeof(drop->note), "mailbox was changed by "
-	    "another program after an UPDATE was cut short; the side file is "
-	    "kept as %.100s", aside);
-	n = open_side_file(drop) == 1 ? session_lock(drop) : -1;
-	close(old);
+	*saved = 0;
+	for (*next = u->rec.r; n > 0; n -= piece, at += piece) {
+		piece = n < COPY_SIZE ? n : COPY_SIZE;
+		if (gather(u, next, buf, piece) == -1 ||
+		    write_at(fd, buf, (size_t)piece, at) == -1)
+			return failed(u->drop, "cannot copy");
+		*saved = sum(*saved, buf, (size_t)piece);
+		progress(u->drop);
+	}
+	return 0;
+}
+
+/*
+ * Copy the record's saved bytes to offset at of fd, or only read them if that
+ * is -1.  *saved is their sum, made of the same pieces as before.
+ */
+static int
+copy_saved(struct maildrop *drop, const struct record *rec, int fd, off_t at,
+    uint64_t *saved)
+{
+	static char buf[COPY_SIZE];
+	off_t done, piece;
+
+	*saved = 0;
+	for (done = 0; done < rec->n; done += piece) {
+		piece = rec->n - done < COPY_SIZE ? rec->n - done : COPY_SIZE;
+		if (read_all(drop->side, buf, (size_t)piece,
+		    SIDE_DATA + done) == -1 ||
+		    (fd != -1 && write_at(fd, buf, (size_t)piece,
+		    at + done) == -1))
+			return failed(drop, "cannot copy what was saved");
+		*saved = sum(*saved, buf, (size_t)piece);
+		progress(drop);
+	}
+	return 0;
+}
+
+/* A third of the hole at most: between the marks there is an anchor. */
+static off_t
+mark_size(const struct record *rec)
+{
+	off_t third = (rec->r - rec->w) / 3;
+
+	return third < MARK_SIZE ? third : MARK_SIZE;
+}
+
+static int
+anchor(const struct maildrop *drop, off_t from, off_t to, uint64_t *result)
+{
+	char buf[ANCHOR];
+	size_t size = to > from ? (size_t)(to - from) : 0;
+
+	if (read_all(drop->fd, buf, size, from) == -1)
+		return -1;
+	*result = sum(0, buf, size);
+	return 0;
+}
+
+static off_t
+most(off_t a, off_t b)
+{
+	return a > b ? a : b;
+}
+
+static off_t
+least(off_t a, off_t b)
+{
+	return a < b ? a : b;
+}
+
+/* The record's anchors, as the mailbox is now. */
+static int
+take_anchors(const struct maildrop *drop, struct record *rec)
+{
+	off_t live = rec->n > 0 ? rec->next : rec->r, quiet, mark = 0;
+
+	rec->before = rec->live = rec->end = 0;
+	if (rec->state == IDLE)
+		return 0;
+	if (anchor(drop, most(0, rec->w - ANCHOR), rec->w,
+	    &rec->before) == -1)
+		return -1;
+	if (rec->state == CUT)
+		return 0;
+	/* What no step writes: behind the saved bytes' new place, from the
+	 * live ones on, or between the marks. */
+	if (rec->n == 0 && rec->r >= rec->size)
+		mark = mark_size(rec);
+	quiet = rec->n > 0 ? rec->w + rec->n :
+	    rec->r < rec->size ? rec->r : rec->w + mark;
+	if (anchor(drop, live, least(live + ANCHOR, rec->size),
+	    &rec->live) == -1)
+		return -1;
+	return anchor(drop, most(quiet, rec->size - mark - ANCHOR),
+	    rec->size - mark, &rec->end);
+}
+
+static int
+put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
+    off_t next, uint64_t saved)
+{
+	struct maildrop *drop = u->drop;
+	struct record rec = u->rec;
+
+	rec.magic = RECORD_MAGIC;
+	rec.sequence++;
+	rec.state = state;
+	rec.w = w;
+	rec.r = r;
+	rec.n = n;
+	rec.next = next;
+	rec.size = u->size;
+	rec.inode = drop->seen.inode;
+	rec.saved = saved;
+	if (take_anchors(drop, &rec) == -1)
+		return failed(drop, "cannot read the mailbox");
+	rec.self = self_sum(&rec);
+	if (write_record(drop, &rec) == -1)
+		return -1;
+	u->rec = rec;
+	return 0;
+}
+
+/*
+ * Have as much data area as there may be to move, DATA_AREA_MAX at most, less
+ * if there is less room; none if all of it fits in the hole.  The hole never
+ * gets smaller, so the number of steps is known.
+ */
+static int
+reserve(struct update *u)
+{
+	off_t hole = u->rec.r - u->rec.w, room = u->left;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) == -1 ||
+	    limit.rlim_cur < (rlim_t)u->size || limit.rlim_cur < SIDE_DATA)
+		return fail(u->drop, EFBIG, "file size limit below the "
+		    "mailbox");
+	room = room <= hole ? 0 : least(room, DATA_AREA_MAX);
+	if ((rlim_t)room > limit.rlim_cur - SIDE_DATA)
+		room = (off_t)(limit.rlim_cur - SIDE_DATA);
+	while (room > 0 && fallocate(u->drop->side, 0, SIDE_DATA,
+	    room) == -1 && errno != EOPNOTSUPP)
+		room = room > SIDE_SLOTS ? room / 2 : 0;
+	u->room = room;
+	if (u->left == 0 || (u->left - 1) / STEPS_MAX < most(hole, room))
+		return 0;
+	give_back_room(u->drop);
+	return fail(u->drop, ENOSPC, "too little room to delete so little");
+}
+
+/* Put what the data area holds into the mailbox, as the record says. */
+static int
+move_saved(struct update *u)
+{
+	const struct record *rec = &u->rec;
+	uint64_t saved;
+
+	if (copy_saved(u->drop, rec, u->drop->fd, rec->w, &saved) == -1 ||
+	    sync_mailbox(u) == -1)
+		return -1;
+	return put_record(u, HOLE, rec->w + rec->n, rec->next, 0, 0, 0);
+}
+
+/* Move what the hole or the data area can take. */
+static int
+step(struct update *u)
+{
+	const struct record *rec = &u->rec;
+	struct maildrop *drop = u->drop;
+	off_t hole = rec->r - rec->w, n = least(u->left, most(hole, u->room));
+	uint64_t saved;
+	off_t next;
+
+	u->left -= n;
+	if (n <= hole) {
+		if (copy_live(u, n, drop->fd, rec->w, &next, &saved) == -1 ||
+		    sync_mailbox(u) == -1)
+			return -1;
+		return put_record(u, HOLE, rec->w + n, next, 0, 0, 0);
+	}
+	if (copy_live(u, n, drop->side, SIDE_DATA, &next, &saved) == -1)
+		return -1;
+	if (fsync(drop->side) == -1)
+		return failed(drop, "cannot sync the side file");
+	if (put_record(u, HOLE, rec->w, rec->r, n, next, saved) == -1)
+		return -1;
+	return move_saved(u);
+}
+
+static int
+finish(struct update *u)
+{
+	if (sync_mailbox(u) == -1 ||
+	    put_record(u, IDLE, 0, 0, 0, 0, 0) == -1)
+		return -1;
+	give_back_room(u->drop);
+	return 0;
+}
+
+/* From a record that says HOLE to the end, be it UPDATE or recovery. */
+static int
+close_hole(struct update *u)
+{
+	const struct record *rec = &u->rec;
+	struct maildrop *drop = u->drop;
+	size_t mark;
+
+	do {
+		while (u->left > 0)
+			if (step(u) == -1)
+				return -1;
+		mark = (size_t)mark_size(rec);
+		if (write_at(drop->fd, rec->mark, mark, rec->w) == -1 ||
+		    write_at(drop->fd, rec->mark, mark,
+		    rec->r - (off_t)mark) == -1)
+			return failed(drop, "cannot mark the end");
+		if (sync_mailbox(u) == -1)
+			return -1;
+	} while (u->left > 0);
+	if (put_record(u, CUT, rec->w, rec->r, 0, 0, 0) == -1)
+		return -1;
+	if (ftruncate(drop->fd, rec->w) == -1)
+		return failed(drop, "cannot cut the mailbox");
+	return finish(u);
+}
+
+/* Empty lines in front of the first message go with it. */
+static int
+find_first(struct update *u)
+{
+	const struct maildrop *drop = u->drop;
+	char lines[64];
+	size_t size, i;
+
+	u->first = drop->messages[0].start;
+	if (u->first > (off_t)sizeof(lines))
+		return 0;
+	size = (size_t)u->first;
+	if (read_all(drop->fd, lines, size, 0) == -1)
+		return failed(u->drop, "cannot read the mailbox");
+	for (i = 0; i < size && (lines[i] == '\n' || lines[i] == '\r'); i++)
+		continue;
+	if (i == size)
+		u->first = 0;
+	return 0;
+}
+
+static void
+make_mark(struct record *rec)
+{
+	size_t i;
+
+	for (i = 0; i < MARK_SIZE; i++)
+		rec->mark[i] = (uint8_t)(1 + arc4random_uniform(255));
+}
+
+/* All that was scanned is deleted, and nothing has come since. */
+static int
+delete_all(struct update *u)
+{
+	u->drop->begun = true;
+	if (ftruncate(u->drop->fd, 0) == -1 || fsync(u->drop->fd) == -1)
+		return failed(u->drop, "cannot empty the mailbox");
+	return 0;
+}
+
+/* Under all locks, the deleted messages being where the scan found them. */
+static int
+update(struct update *u)
+{
+	struct maildrop *drop = u->drop;
+	off_t w, r;
+
+	if (sync_mailbox(u) == -1 || find_first(u) == -1)
+		return -1;
+	w = next_dead(u);
+	r = skip_dead(u, w);
+	if (w == 0 && r == u->size)
+		return delete_all(u);
+	if (drop->side == -1)
+		return fail(drop, ENOSPC, "without a side file only all "
+		    "messages can be deleted");
+	if (latest_record(drop, &u->rec) != 0 || u->rec.state != IDLE)
+		return fail(drop, EIO, "the side file is not as it was left");
+	if (u->rec.sequence == 0 && put_record(u, IDLE, 0, 0, 0, 0, 0) == -1)
+		return -1;
+	make_mark(&u->rec);
+	u->rec.w = w;
+	u->rec.r = r;
+	u->left = count_live(*u, r);
+	if (reserve(u) == -1)
+		return -1;
+	drop->begun = true;
+	if (put_record(u, HOLE, w, r, 0, 0, 0) == -1)
+		return -1;
+	return close_hole(u);
+}
+
+/*
+ * Look at every deleted message again, whatever the mailbox's times say.  What
+ * is not deleted goes where it goes, whatever it is by now.  An empty line that
+ * came behind the last one goes with it.
+ */
+static int
+check_deleted(struct maildrop *drop)
+{
+	struct stamp now;
+	struct scan s;
+	size_t i;
+	int n = 0;
+
+	if (look_at(drop->fd, "", &now) == -1)
+		return failed(drop, "cannot look at the mailbox");
+	if (now.size < drop->end)
+		return fail(drop, ESTALE, "mailbox was changed by another "
+		    "program: it is shorter than it was");
+	if (scan_begin(&s, drop, 0, 0, SCAN_SIZE) == -1)
+		return failed(drop, "no memory to look at the messages");
+	for (i = 0; n == 0 && i < drop->count; i++)
+		if (drop->messages[i].flags & MSG_DELETED)
+			n = check_message(&s, i, now.size, true);
+	if (n == 0 && i > 0 && drop->messages[i - 1].flags & MSG_DELETED)
+		drop->end = s.at;
+	scan_end(&s);
 	return n;
 }
 
 /* ---- recovery ---- */
 
-/* Whether the mailbox is the one in the record: 1, 0, or -1 with errno. */
+/*
+ * UPDATE's loop, from the record on, under all locks and before the scan.  An
+ * fsync that failed once may say 0 the next time, and have written nothing; so
+ * what is found is written again before it is relied upon.
+ *
+ * If the mailbox is not the one in the record, because another program rewrote
+ * it half-done as it was, it is left alone.  The side file then goes aside if
+ * it has bytes that were on their way.
+ */
+
+/* Numbers that can be reckoned with, whoever wrote them. */
+static bool
+is_range(const struct record *rec)
+{
+	return rec->w >= 0 && rec->w < rec->r && rec->r <= rec->size &&
+	    rec->n >= 0 && rec->n <= DATA_AREA_MAX &&
+	    (rec->n == 0 || (rec->next >= rec->r && rec->next <= rec->size &&
+	    rec->n <= rec->next - rec->r));
+}
+
+/*
+ * In CUT: whether it happened, so that what follows w is new mail.  1 or 0, or
+ * -1 with errno.
+ */
 static int
-matches(const struct maildrop *drop, const struct record *rec)
+was_cut(const struct maildrop *drop, const struct record *rec, off_t size)
+{
+	uint8_t first[MARK_SIZE], last[MARK_SIZE];
+	size_t mark = (size_t)mark_size(rec), i;
+
+	if (size < rec->r)
+		return 1;
+	if (read_all(drop->fd, first, mark, rec->w) == -1 ||
+	    read_all(drop->fd, last, mark, rec->r - (off_t)mark) == -1)
+		return -1;
+	if (memcmp(last, rec->mark, mark) == 0)
+		return 0;
+	for (i = 0; i < mark; i++)
+		if ((first[i] != 0 && first[i] != rec->mark[i]) ||
+		    (last[i] != 0 && last[i] != rec->mark[i]))
+			return 1;
+	return 0;
+}
+
+/*
+ * Whether the mailbox, of size bytes, and the data area are what the record
+ * says: 1 or 0, or -1 with errno.
+ */
+static int
+matches(struct maildrop *drop, const struct record *rec, off_t size, bool cut)
 {
 	struct record now = *rec;
-	struct stat st;
 
-	if (drop->fd == -1)
+	if (!is_range(rec) || size < (cut ? rec->w : rec->size))
 		return 0;
-	if (fstat(drop->fd, &st) == -1)
+	if (take_anchors(drop, &now) == -1 ||
+	    copy_saved(drop, rec, -1, 0, &now.saved) == -1)
 		return -1;
-	/* The device may have another number after a reboot. */
-	if (st.st_ino != rec->inode || rec->w < 0 || rec->w >= rec->r ||
-	    rec->r > rec->size || rec->n < 0 || rec->n > DATA_AREA_MAX ||
-	    (rec->n > 0 && (rec->next < rec->r + rec->n ||
-	    rec->next > rec->size)) ||
-	    st.st_size < (rec->state == CUT ? rec->w : rec->size))
-		return 0;
-	if (record_sums(drop, &now) == -1)
-		return -1;
-	if (rec->state == CUT)		/* what is from r on is new mail */
-		now.ahead = rec->ahead;
-	return now.behind == rec->behind && now.ahead == rec->ahead;
+	return now.before == rec->before && now.live == rec->live &&
+	    now.end == rec->end && (rec->n == 0 || now.saved == rec->saved);
 }
 
-/* If the mark is gone so is all behind w, and what is there now is new. */
+/* Leave the mailbox alone: what the record speaks of is not there any more. */
 static int
-recover_cut(struct update *u)
+give_up(struct update *u)
 {
-	const struct record *rec = &u->rec;
-	char now[MARK_SIZE];
-	struct stat st;
+	struct maildrop *drop = u->drop;
 
-	if (fstat(u->drop->fd, &st) == -1 ||
-	    read_at(u->drop->fd, now, mark_size(rec), rec->w) == -1)
-		return -1;
-	if (st.st_size < rec->r || memcmp(now, rec->mark, mark_size(rec)) != 0)
-		return finish(u);
-	return put_record(u, HOLE, rec->w, rec->r, 0, 0);
+	drop->lost = true;
+	if (u->rec.n == 0 && drop->writable &&
+	    put_record(u, IDLE, 0, 0, 0, 0, 0) == 0)
+		return 0;
+	fail(drop, ESTALE, "what an UPDATE left half done is not finished");
+	only_read(drop);
+	if (u->rec.n != 0)
+		(void)set_aside(drop);
+	return 0;
 }
 
-/* At login, under all locks, before the scan. */
+static int
+go_on(struct update *u, bool cut)
+{
+	struct maildrop *drop = u->drop;
+	struct record *rec = &u->rec;
+	uint64_t saved;
+
+	if (copy_saved(drop, rec, drop->side, SIDE_DATA, &saved) == -1 ||
+	    write_record(drop, rec) == -1)
+		return -1;
+	if (cut)
+		return finish(u);
+	u->left = u->size - (rec->n > 0 ? rec->next : rec->r);
+	/* Mail has come in behind r: the anchors must know it. */
+	if ((rec->state == CUT || (rec->n == 0 && rec->r == rec->size &&
+	    u->left > 0)) && put_record(u, HOLE, rec->w, rec->r, 0, 0,
+	    0) == -1)
+		return -1;
+	if (rec->n > 0 && move_saved(u) == -1)
+		return -1;
+	return reserve(u) == -1 ? -1 : close_hole(u);
+}
+
+/* By the record that is the last one written. */
+static void
+read_through(struct update *u)
+{
+	struct maildrop *drop = u->drop;
+	const struct record *rec = &u->rec;
+	struct stamp now;
+
+	only_read(drop);
+	if (rec->state == IDLE || (rec->state == CUT &&
+	    (look_at(drop->fd, "", &now) == -1 ||
+	    was_cut(drop, rec, now.size) != 0)))
+		return;
+	drop->view.w = rec->w;
+	drop->view.n = rec->n;
+	drop->view.next = rec->n > 0 ? rec->next : rec->r;
+}
+
 static int
 recover(struct maildrop *drop, const struct record *rec)
 {
 	struct update u = { .drop = drop, .rec = *rec };
-	struct stat st;
-	int n;
+	int n = 0, cut = 0;
 
-	/* A record that a killed process wrote may not be on the disk yet. */
-	if (fsync(drop->side) == -1)
-		return fail(drop, errno, "cannot write the side file");
-	n = matches(drop, rec);
+	if (drop->fd == -1)
+		return give_up(&u);
+	if (look_at(drop->fd, "", &drop->seen) == -1)
+		return failed(drop, "cannot look at the mailbox");
+	u.size = drop->seen.size;
+	if (drop->writable && sync_mailbox(&u) == -1)
+		only_read(drop);
+	if (rec->state == CUT && is_range(rec))
+		cut = was_cut(drop, rec, u.size);
+	if (cut == -1 || (n = matches(drop, rec, u.size, cut)) == -1)
+		return failed(drop, "cannot recover");
 	if (n == 0)
-		return set_side_aside(drop);
-	if (n == -1 || fstat(drop->fd, &st) == -1)
-		return fail(drop, errno, "recovery");
-	n = rec->state == CUT ? recover_cut(&u) :
-	    rec->n > 0 ? move_saved(&u) : 0;
-	if (n == 0 && u.rec.state == HOLE) {
-		if (reserve(&u, st.st_size) == -1)
-			return -1;
-		n = close_hole(&u);
-	}
-	return n == 0 ? 0 : fail(drop, errno, "recovery");
+		return give_up(&u);
+	if (drop->writable && go_on(&u, cut) == 0)
+		drop->recovered = true;
+	else
+		read_through(&u);
+	return 0;
 }
 
-/* ---- opening and closing ---- */
-
-gid_t
-maildrop_gid(const char *path, gid_t own)
+/* A record that cannot be understood: so is the data area. */
+static int
+give_up_strange(struct maildrop *drop)
 {
-	char dir[PATH_MAX] = "/";
-	struct stat st;
-	const char *p;
+	drop->lost = true;
+	fail(drop, ESTALE, "the side file has a record of another version");
+	only_read(drop);
+	(void)set_aside(drop);
+	return 0;
+}
 
-	/* Whoever could rename a part of the path could choose the group. */
-	for (p = strchr(path + 1, '/'); p != NULL; p = strchr(p + 1, '/'))
-		if (snprintf(dir, sizeof(dir), "%.*s", (int)(p - path),
-		    path) >= (int)sizeof(dir) ||
-		    lstat(dir, &st) == -1 || st.st_uid != 0)
-			return own;
-	if (stat(dir, &st) == -1 || !S_ISDIR(st.st_mode) || st.st_uid != 0 ||
-	    st.st_gid == 0 || (st.st_mode & S_IWGRP) == 0 ||
-	    (st.st_mode & S_IWOTH) != 0)
-		return own;
-	return st.st_gid;
+/* ---- a maildrop's life ---- */
+
+/*
+ *	open	the files, while names can be opened
+ *	begin	the session lock, until close; the mailbox's locks, exclusive
+ *		for recovery, shared for the scan, and released at once
+ *	...	no lock that a deliverer could meet; nothing is written
+ *	update	the mailbox's locks, exclusive, as long as it takes
+ *	close	the end, whatever was done
+ *
+ * A session may be killed at any time.  Signals can end it in begin but for
+ * recovery; where they are blocked is pop3d.c's matter else, but never is
+ * UPDATE interrupted.
+ */
+
+static void
+block_signals(sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, before);
 }
 
 /* Open the mailbox's directory and make the names of the files in it. */
@@ -2134,160 +2611,189 @@ open_directory(struct maildrop *drop, const char *path)
 	strlcpy(parent, path, n + 1);
 	drop->dir = open(n == 0 ? "/" : parent,
 	    O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (drop->dir == -1)
-		return fail(drop, errno == ENOENT || errno == ENOTDIR ||
-		    errno == EACCES ? EPERM : errno, "cannot open %s",
-		    parent);
+	if (drop->dir == -1) {
+		failed(drop, "cannot open the mailbox's directory");
+		if (errno == ENOENT || errno == ENOTDIR || errno == EACCES)
+			errno = EPERM;
+		return -1;
+	}
 	strlcpy(drop->name, slash + 1, sizeof(drop->name));
 	snprintf(drop->side_name, sizeof(drop->side_name), ".%s.pop3d",
 	    drop->name);
-	snprintf(drop->hitch_name, sizeof(drop->hitch_name), ".%s.pop3d.lock",
+	snprintf(drop->saved_name, sizeof(drop->saved_name), ".%s.pop3d.saved",
 	    drop->name);
-	snprintf(drop->stale_name, sizeof(drop->stale_name),
-	    ".%s.pop3d.lock.stale", drop->name);
+	snprintf(drop->stale_name, sizeof(drop->stale_name), ".%s.pop3d.stale",
+	    drop->name);
 	snprintf(drop->lock_name, sizeof(drop->lock_name), "%s.lock",
 	    drop->name);
 	return 0;
 }
 
 /*
- * The dotlock is a second name of this file, made before the session is
- * confined.  The session lock is ours, so one that is there is a dead
- * session's, and so is a dotlock that is the same file: break it at once.
- */
-static int
-open_hitch(struct maildrop *drop)
-{
-	struct stat left, held;
-	char pid[16];
-	int n;
-
-	if (fstatat(drop->dir, drop->hitch_name, &left,
-	    AT_SYMLINK_NOFOLLOW) == 0) {
-		if (fstatat(drop->dir, drop->lock_name, &held,
-		    AT_SYMLINK_NOFOLLOW) == 0 && same_file(&left, &held))
-			break_dotlock(drop, &held);
-		remove_name(drop, drop->stale_name);
-		/* While it has another name it says whose that is. */
-		if (fstatat(drop->dir, drop->hitch_name, &left,
-		    AT_SYMLINK_NOFOLLOW) == 0 && left.st_nlink == 1)
-			remove_name(drop, drop->hitch_name);
-	}
-	use_gid(drop->spool);
-	drop->hitch = openat(drop->dir, drop->hitch_name, O_RDWR | O_CREAT |
-	    O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	use_gid(getgid());
-	if (drop->hitch == -1)
-		return fail(drop, errno, "cannot make a file for the dotlock");
-	/* An empty one serves too, on a full disk. */
-	n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
-	(void)write_at(drop->hitch, pid, (size_t)n, 0);
-	return 0;
-}
-
-/* Side file, session lock, hitch.  Without these mail can only be read. */
-static int
-begin_session(struct maildrop *drop)
-{
-	int n, tries;
-
-	for (tries = 0; tries < 10; tries++) {
-		n = open_side_file(drop);
-		if (n == -1 || (n == 1 && session_lock(drop) == -1))
-			return -1;
-		if (n == 1 && !is_name_of(drop, drop->side_name, drop->side)) {
-			close(drop->side);	/* set aside as we came */
-			continue;
-		}
-		if (n == 0 || open_hitch(drop) == -1) {
-			drop->writable = false;
-			strlcpy(drop->note, drop->why, sizeof(drop->note));
-		}
-		return 0;
-	}
-	return fail(drop, EAGAIN, "the side file is being replaced");
-}
-
-/*
- * Once, and never again: a POSIX lock would go with any close of the file.
- * Whether it still is the file that was looked at is seen under the lock.
+ * Once, and never again: a lock would go with any close of the file.  Whether
+ * it still is the file that was looked at is seen under the lock.
  */
 static int
 open_mailbox(struct maildrop *drop)
 {
-	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-	struct stat st;
+	struct stamp s;
 
-	if (fstatat(drop->dir, drop->name, &st, AT_SYMLINK_NOFOLLOW) == -1)
+	if (look_at(drop->dir, drop->name, &s) == -1)
 		return errno == ENOENT ? 0 :
-		    fail(drop, errno, "cannot look at the mailbox");
-	if (check_file(drop, "mailbox", &st) == -1)
+		    failed(drop, "cannot look at the mailbox");
+	if (check_file(drop, "mailbox", &s) == -1)
 		return -1;
-	drop->fd = openat(drop->dir, drop->name, O_RDWR | flags);
-	if (drop->fd == -1 && (errno == EACCES || errno == EROFS)) {
-		drop->writable = false;
-		drop->fd = openat(drop->dir, drop->name, O_RDONLY | flags);
+	drop->fd = openat(drop->dir, drop->name, O_RDWR | open_flags);
+	/* EPERM: it is immutable, or can only be appended to. */
+	if (drop->fd == -1 && (errno == EACCES || errno == EROFS ||
+	    errno == EPERM)) {
+		failed(drop, "cannot open the mailbox for writing");
+		only_read(drop);
+		drop->fd = openat(drop->dir, drop->name,
+		    O_RDONLY | open_flags);
 	}
-	return drop->fd != -1 ? 0 :
-	    fail(drop, errno, "cannot open the mailbox");
+	if (drop->fd == -1) {
+		failed(drop, "cannot open the mailbox");
+		if (errno == EACCES)
+			errno = EPERM;
+		return -1;
+	}
+	drop->remote = is_remote(drop->fd);
+	return 0;
 }
 
 int
 maildrop_open(struct maildrop *drop, const char *path)
 {
-	struct record rec;
+	static const struct maildrop closed = MAILDROP_CLOSED;
 	gid_t real, effective;
 
-	memset(drop, 0, sizeof(*drop));
-	drop->dir = drop->fd = drop->side = drop->hitch = -1;
+	*drop = closed;
 	drop->writable = true;
 	if (getresgid(&real, &effective, &drop->spool) == -1)
-		return fail(drop, errno, "cannot tell the saved gid");
-	if (open_directory(drop, path) == -1 || begin_session(drop) == -1 ||
-	    open_mailbox(drop) == -1)
+		return failed(drop, "cannot tell the saved gid");
+	if (open_directory(drop, path) == -1 || open_side(drop) == -1)
 		return -1;
-	if (latest_record(drop, &rec) == -1)
-		return fail(drop, errno, "cannot read the side file");
-	if (rec.state == IDLE)
-		return lock(drop, false);
-	if (!drop->writable)
-		return fail(drop, EROFS, "an UPDATE was cut short, and "
-		    "cannot be recovered here");
-	if (lock(drop, true) == -1)
+	return open_mailbox(drop);
+}
+
+/* Under the locks, so that nobody moves what the record speaks of. */
+static int
+recover_latest(struct maildrop *drop)
+{
+	struct record rec;
+	sigset_t before;
+	int n;
+
+	if ((n = latest_record(drop, &rec)) == -1)
 		return -1;
-	return recover(drop, &rec);
+	if (n == 0 && rec.state == IDLE)
+		return 0;
+	block_signals(&before);
+	alarm(0);
+	drop->watched = false;
+	n = n == 1 ? give_up_strange(drop) : recover(drop, &rec);
+	drop->watched = true;
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return n;
+}
+
+static int
+scan(struct maildrop *drop)
+{
+	time_t now = file_clock(drop);
+
+	if (look_at(drop->fd, "", &drop->seen) == -1)
+		return failed(drop, "cannot look at the mailbox");
+	drop->end = drop->seen.size - hidden(drop);
+	drop->settled = (now != 0 ? now : time(NULL)) -
+	    drop->seen.ctime[0] > SETTLED_SECONDS;
+	if (load_index(drop))
+		return 0;
+	if (find_messages(drop) == -1)
+		return -1;
+	write_index(drop);
+	return 0;
+}
+
+static int
+begin(struct maildrop *drop)
+{
+	struct record rec;
+	bool exclusive;
+	int n;
+
+	if (drop->side != -1 && session_lock(drop) == -1)
+		return -1;
+	if ((n = latest_record(drop, &rec)) == -1)
+		return -1;
+	exclusive = (n == 1 || rec.state != IDLE) && drop->writable;
+	if (lock(drop, exclusive) == -1 || recover_latest(drop) == -1)
+		return -1;
+	return drop->fd == -1 ? 0 : scan(drop);
 }
 
 int
-maildrop_scan(struct maildrop *drop)
+maildrop_begin(struct maildrop *drop)
 {
-	time_t now = file_clock(drop);
-	int n = 0;
+	int n;
 
-	if (drop->fd == -1)
-		return 0;
-	if (fstat(drop->fd, &drop->seen) == -1)
-		n = fail(drop, errno, "cannot look at the mailbox");
-	else if ((drop->news = !load_index(drop)))
-		n = find_messages(drop);
-	drop->settled = now - drop->seen.st_ctime > SETTLED_SECONDS;
+	drop->watched = true;
+	n = begin(drop);
 	unlock(drop);
+	drop->watched = false;
+	return n;
+}
+
+static bool
+is_any_deleted(const struct maildrop *drop)
+{
+	size_t i;
+
+	for (i = 0; i < drop->count; i++)
+		if (drop->messages[i].flags & MSG_DELETED)
+			return true;
+	return false;
+}
+
+int
+maildrop_update(struct maildrop *drop)
+{
+	struct update u = { .drop = drop };
+	sigset_t before;
+	int n = -1;
+
+	if (!is_any_deleted(drop))
+		return 0;
+	if (!drop->writable)
+		return fail(drop, EROFS, "%.200s", drop->note);
+	if (drop->session && !is_name_of(drop, drop->side_name, drop->side))
+		return fail(drop, EBUSY, "the side file was replaced");
+	block_signals(&before);
+	if (lock(drop, true) == 0 && check_deleted(drop) == 0)
+		n = update(&u);
+	unlock(drop);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	return n;
 }
 
 void
 maildrop_close(struct maildrop *drop)
 {
-	struct stat st;
+	int error = errno;
 
 	unlock(drop);
-	/* With a second link it tells the next session whose the dotlock is. */
-	if (is_name_of(drop, drop->hitch_name, drop->hitch) &&
-	    fstat(drop->hitch, &st) == 0 && st.st_nlink == 1)
-		remove_name(drop, drop->hitch_name);
-	close(drop->hitch);
-	close(drop->fd);
-	close(drop->side);	/* and the session lock goes with it */
-	close(drop->dir);
-	drop->hitch = drop->fd = drop->side = drop->dir = -1;
+	if (drop->reader != NULL)
+		scan_end(drop->reader);
+	free(drop->reader);
+	drop->reader = NULL;
+	forget_messages(drop);
+	if (drop->fd != -1)
+		close(drop->fd);
+	if (drop->side != -1)
+		close(drop->side);	/* and the session lock goes with it */
+	if (drop->dir != -1)
+		close(drop->dir);
+	drop->fd = drop->side = drop->dir = -1;
+	errno = error;
 }

@@ -56,7 +56,6 @@
 #define SASL_MAX_OCTETS	(12 * 1024)	/* a line within AUTH, RFC 5034 */
 #define PROXY_MAX_OCTETS 107		/* PROXY v1, with its CRLF */
 #define OUT_SIZE	(64 * 1024)
-#define TEXT_SIZE	(32 * 1024)	/* of a message at a time */
 #define ROW		32		/* lines are copied in such pieces */
 #define LOGIN_TRIES	3
 #define BAD_MAX		20		/* bad commands in a row */
@@ -68,9 +67,6 @@
 /* Limits that a test build makes smaller, to reach them in its lifetime. */
 #ifndef LOGIN_SECONDS
 #define LOGIN_SECONDS	60		/* to log in, in all */
-#endif
-#ifndef REFUSAL
-#define REFUSAL		(2 * SECOND)	/* a refused login is answered on it */
 #endif
 #ifndef AUTOLOGOUT_MIN
 #define AUTOLOGOUT_MIN	600		/* seconds: RFC 1939, section 3 */
@@ -108,15 +104,14 @@ static struct {
 	enum state	 state;
 	char		 peer[INET6_ADDRSTRLEN];
 	bool		 passwords;	/* may be sent on this connection */
-	char		 user[LINE_MAX_OCTETS];	/* as typed */
-	char		 account[LINE_MAX_OCTETS];
+	char		 user[LINE_MAX_OCTETS];
 	char		 mailbox[PATH_MAX];
 	unsigned int	 tries;
 	unsigned int	 bad;		/* bad commands in a row */
 	time_t		 began;
 	long long	 deadline;	/* of waiting for the client: now() */
 	unsigned long	 retrieved, topped;
-	size_t		 deleted;
+	size_t		 deleted, left;
 	long long	 retrieved_octets, topped_octets;
 	const char	*ending;	/* why the next reply is the last */
 } session = { .peer = "unknown" };
@@ -131,7 +126,7 @@ static struct {
 	size_t		 size;
 } out;
 
-static struct maildrop drop;
+static struct maildrop drop = MAILDROP_CLOSED;
 
 /*
  * ---- signals and time ----
@@ -218,33 +213,25 @@ printable(char *text, const char *source)
 	return text;
 }
 
-/* Who it is: the name as it was typed, and the account if it is another. */
-static const char *
-who(void)
+static void
+close_maildrop(void)
 {
-	static char text[2 * LOGGED_SIZE + INET6_ADDRSTRLEN + 40];
-	char user[LOGGED_SIZE], account[LOGGED_SIZE];
-	bool another = session.account[0] != '\0' &&
-	    strcmp(session.account, session.user) != 0;
-
-	snprintf(text, sizeof(text), "user=<%s>%s%s%s ip=%s",
-	    printable(user, session.user), another ? " account=<" : "",
-	    another ? printable(account, session.account) : "",
-	    another ? ">" : "", session.peer);
-	return text;
+	if (drop.dir != -1)
+		session.left = drop.count - session.deleted;
+	maildrop_close(&drop);
 }
 
 /* What mailbox.c could not do: to the log, to the client, and the end. */
 static const char *
 trouble(const char *what)
 {
-	char mailbox[LOGGED_SIZE];
+	char user[LOGGED_SIZE], mailbox[LOGGED_SIZE];
 	int error = errno;
 
-	maildrop_close(&drop);
-	log_line(LOG_ERR, "maildrop failed: %s mailbox=<%s> at=%s error=%s: "
-	    "%s", who(), printable(mailbox, session.mailbox), what, drop.why,
-	    strerror(error));
+	close_maildrop();
+	log_line(LOG_ERR, "maildrop failed: user=<%s> ip=%s mailbox=<%s> "
+	    "at=%s error=%s", printable(user, session.user), session.peer,
+	    printable(mailbox, session.mailbox), what, drop.why);
 	session.ending = "maildrop";
 	switch (error) {
 	case EBUSY:
@@ -255,33 +242,40 @@ trouble(const char *what)
 		    "[IN-USE] mailbox is locked by another program";
 	case EBADMSG:
 		return "[SYS/PERM] not a mailbox";
+	case E2BIG:
+		return "[SYS/PERM] mailbox has too many messages";
 	case EPERM:
 		return "[SYS/PERM] no mailbox that can be used";
 	case ESTALE:
 		return "[SYS/TEMP] mailbox was changed by another program";
 	default:
-		return session.state == UPDATE ?
+		return session.state != UPDATE ?
+		    "[SYS/TEMP] mailbox cannot be used now" : drop.begun ?
 		    "[SYS/TEMP] not all deleted messages may be gone" :
-		    "[SYS/TEMP] mailbox cannot be used now";
+		    error == ENOSPC || error == EDQUOT ?
+		    "[SYS/TEMP] no room to delete: nothing was deleted" :
+		    "[SYS/TEMP] nothing was deleted";
 	}
 }
 
 static void
 end_session(const char *reason)
 {
+	char user[LOGGED_SIZE];
 	long long seconds = (long long)(time(NULL) - session.began);
 
 	dispose(SIG_IGN);	/* one that is pending would end log_line() */
-	maildrop_close(&drop);
+	close_maildrop();
 	if (session.state == AUTHORIZATION)
 		log_line(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
 		    session.peer, seconds, reason);
 	else
-		log_line(LOG_INFO, "logout: %s retr=%lu/%lld top=%lu/%lld "
-		    "dele=%zu left=%zu seconds=%lld reason=%s", who(),
+		log_line(LOG_INFO, "logout: user=<%s> ip=%s retr=%lu/%lld "
+		    "top=%lu/%lld dele=%zu left=%zu seconds=%lld reason=%s",
+		    printable(user, session.user), session.peer,
 		    session.retrieved, session.retrieved_octets,
 		    session.topped, session.topped_octets, session.deleted,
-		    drop.count - session.deleted, seconds, reason);
+		    session.left, seconds, reason);
 	exit(0);
 }
 
@@ -358,7 +352,7 @@ flush(void)
 	out.size = 0;
 }
 
-/* Room for size more octets, TEXT_SIZE and an end of line at most. */
+/* Room for size more octets, of which message_read() gives 33 KiB at most. */
 static char *
 room(size_t size)
 {
@@ -500,9 +494,9 @@ static const char no_passwords[] =
 static const char *
 cmd_user(char **args)
 {
-	strlcpy(session.user, args[0], sizeof(session.user));
 	if (!session.passwords)
 		return no_passwords;
+	strlcpy(session.user, args[0], sizeof(session.user));
 	put_line("+OK password?");
 	return NULL;
 }
@@ -536,25 +530,54 @@ static const char *
 enter_maildrop(const struct passwd *pw, const char **missing, int *error)
 {
 	drop_privileges(pw, getuid() != 0 ? getgid() :
-	    maildrop_gid(session.mailbox, pw->pw_gid));
-	setproctitle("%s %s", session.account, session.peer);
+	    spool_gid(session.mailbox, pw->pw_gid));
+	setproctitle("%s %s", session.user, session.peer);
 	if (maildrop_open(&drop, session.mailbox) == -1)
 		return "open";
 	*missing = confine(drop.dir);
 	*error = errno;
-	if (maildrop_scan(&drop) == -1)
-		return "scan";
+	if (maildrop_begin(&drop) == -1)
+		return "begin";
 	return NULL;
+}
+
+/* What the administrator must know of the maildrop, even if login fails. */
+static void
+log_state(void)
+{
+	char user[LOGGED_SIZE], mailbox[LOGGED_SIZE];
+	int error = errno;
+
+	printable(user, session.user);
+	printable(mailbox, session.mailbox);
+	if (drop.lost)
+		log_line(LOG_CRIT, "maildrop: user=<%s> ip=%s mailbox=<%s> "
+		    "was changed by another program after an UPDATE was cut "
+		    "short", user, session.peer, mailbox);
+	if (drop.saved[0] != '\0')
+		log_line(LOG_CRIT, "maildrop: user=<%s> ip=%s mailbox=<%s> "
+		    "a side file was set aside as %.100s beside it: see "
+		    "pop3d(8)", user, session.peer, mailbox, drop.saved);
+	if (drop.recovered)
+		log_line(LOG_NOTICE, "maildrop: user=<%s> ip=%s mailbox=<%s> "
+		    "finished an UPDATE that was cut short", user,
+		    session.peer, mailbox);
+	if (!drop.writable && drop.note[0] != '\0')
+		log_line(LOG_WARNING, "maildrop: user=<%s> ip=%s mailbox=<%s> "
+		    "can only be read: %s", user, session.peer, mailbox,
+		    drop.note);
+	errno = error;
 }
 
 /* From root to the user, and to TRANSACTION: +OK only with all in hand. */
 static const char *
 begin_transaction(const struct passwd *pw, const char *method)
 {
-	const char *missing, *failed;
+	char user[LOGGED_SIZE];
+	const char *missing = NULL, *failed;
 	long long octets;
 	size_t count;
-	int error;
+	int error = 0;
 
 	session.state = TRANSACTION;
 	if (!set_mailbox(pw)) {
@@ -564,81 +587,54 @@ begin_transaction(const struct passwd *pw, const char *method)
 	may_hang(HANG_SECONDS);
 	failed = enter_maildrop(pw, &missing, &error);
 	did_not_hang();
+	log_state();
 	if (failed != NULL)
 		return trouble(failed);
-	if (drop.note[0] != '\0')
-		log_line(drop.writable ? LOG_CRIT : LOG_WARNING,
-		    "maildrop: %s %s", who(), drop.note);
 	if (missing != NULL)
 		log_line(LOG_NOTICE, "not confined: %s: %s", missing,
 		    strerror(error));
 
 	count = totals(&octets);
-	log_line(LOG_INFO, "login: %s method=%s tls=%s messages=%zu "
-	    "octets=%lld", who(), method, option.encrypted ? "yes" : "no",
-	    count, octets);
+	log_line(LOG_INFO, "login: user=<%s> ip=%s method=%s tls=%s "
+	    "messages=%zu octets=%lld", printable(user, session.user),
+	    session.peer, method, option.encrypted ? "yes" : "no", count,
+	    octets);
 	put_line("+OK %zu messages (%lld octets)", count, octets);
 	return NULL;
-}
-
-/*
- * A login, begun at that time, has failed.  Its answer comes at a multiple of
- * REFUSAL: what PAM did for this name does not show in the time.  The log has
- * it before, for the client may not wait.
- */
-static const char *
-refuse(long long began, const char *method, const char *why, const char *text)
-{
-	log_line(LOG_NOTICE, "login failed: %s method=%s tls=%s reason=%s",
-	    who(), method, option.encrypted ? "yes" : "no", why);
-	session.user[0] = session.account[0] = '\0';
-	if (++session.tries == LOGIN_TRIES)
-		session.ending = "refused";
-	wait_until(began + ((now() - began) / REFUSAL + 1) * REFUSAL, -1, 0);
-	return text;
-}
-
-static enum auth
-authenticate(const char *pass, struct passwd **pw, const char **why)
-{
-	long long left = (session.deadline - now()) / SECOND;
-	enum auth result;
-
-	may_hang(left > 0 ? (unsigned int)left : 1);
-	result = auth_user(session.user, pass,
-	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
-	    pw, why);
-	did_not_hang();
-	if (*pw != NULL)
-		strlcpy(session.account, (*pw)->pw_name,
-		    sizeof(session.account));
-	return result;
 }
 
 /* As session.user: the reply to PASS or AUTH is sent, or returned. */
 static const char *
 login(const char *pass, const char *method)
 {
-	long long began = now();
+	char user[LOGGED_SIZE];
 	struct passwd *pw;
-	enum auth result = AUTH_REFUSED;
-	const char *why = "no-password";
+	enum auth result;
+	const char *why;
+	long long left;
 
-	if (*pass != '\0')
-		result = authenticate(pass, &pw, &why);
+	left = (session.deadline - now()) / SECOND;
+	may_hang(left > 0 ? (unsigned int)left : 1);
+	result = auth_user(session.user, pass,
+	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
+	    &pw, &why);
+	did_not_hang();
 	wipe_input();
-	switch (result) {
-	case AUTH_OK:
+	if (result == AUTH_OK)
 		return begin_transaction(pw, method);
+	log_line(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
+	    "reason=%s", printable(user, session.user), session.peer, method,
+	    option.encrypted ? "yes" : "no", why);
+	session.user[0] = '\0';
+	if (++session.tries == LOGIN_TRIES)
+		session.ending = "refused";
+	switch (result) {
 	case AUTH_FORBIDDEN:
-		return refuse(began, method, why,
-		    "[SYS/PERM] this account may not log in here");
+		return "[SYS/PERM] this account may not log in here";
 	case AUTH_TROUBLE:
-		return refuse(began, method, why,
-		    "[SYS/TEMP] authentication is not available now");
+		return "[SYS/TEMP] authentication is not available now";
 	default:
-		return refuse(began, method, why,
-		    "[AUTH] wrong user or password");
+		return "[AUTH] wrong user or password";
 	}
 }
 
@@ -646,10 +642,10 @@ static const char *
 cmd_pass(char **args)
 {
 	if (!session.passwords)
-		return refuse(now(), "PASS", "clear-text", no_passwords);
+		return no_passwords;
 	if (session.user[0] == '\0')
 		return "USER first";
-	return login(args[0] != NULL ? args[0] : "", "PASS");
+	return login(args[0], "PASS");
 }
 
 /* Base64, in place.  How many octets, with room for one more, or -1. */
@@ -691,7 +687,7 @@ plain(char *response)
 	if ((user = memchr(response, '\0', (size_t)n)) == NULL ||
 	    (pass = memchr(user + 1, '\0', (size_t)(end - user - 1))) == NULL ||
 	    memchr(pass + 1, '\0', (size_t)(end - pass - 1)) != NULL ||
-	    user[1] == '\0')
+	    user[1] == '\0' || pass + 1 == end)
 		return "not a message of PLAIN";
 	user++;
 	pass++;
@@ -718,11 +714,10 @@ cmd_auth(char **args)
 		put_line(".");
 		return NULL;
 	}
+	if (!session.passwords)
+		return no_passwords;
 	if (strcasecmp(args[0], "PLAIN") != 0)
 		return "unknown mechanism";
-	if (!session.passwords)
-		return response == NULL ? no_passwords :
-		    refuse(now(), "PLAIN", "clear-text", no_passwords);
 	if (response == NULL) {
 		put_line("+ ");
 		if ((response = read_line(SASL_MAX_OCTETS)) == NULL)
@@ -884,34 +879,25 @@ put_text(struct sending *s, const char *text, size_t size)
 }
 
 /*
- * What was read before the mailbox was seen to be unchanged is the message, so
- * the first piece is read before that.  If it changes later under our hands,
- * there is no termination octet, and the client knows that it has not all.
+ * If the message changes under our hands, there is no termination octet, and
+ * the client knows that it has not all.
  */
 static const char *
 send_message(size_t n, struct sending *s)
 {
-	static char buf[ROW + TEXT_SIZE + ROW];
-	char *text = buf + ROW;
-	struct reading r;
-	bool checked = true;
+	const char *text;
 	ssize_t size;
 
-	message_begin(&drop, n, &r);
-	size = message_read(&drop, &r, text, TEXT_SIZE);
-	if (size == -1 || message_check(&drop, n) == -1)
+	if (message_begin(&drop, n) == -1 ||
+	    (size = message_read(&drop, &text)) == -1)
 		return trouble("read");
 	if (s->top)
 		put_line("+OK top follows");
 	else
 		put_line("+OK %lld octets", (long long)drop.messages[n].octets);
-	text[-2] = text[-1] = '\n';
-	while (size > 0 && put_text(s, text, (size_t)size) && r.at < r.end) {
-		memmove(text - 2, text + size - 2, 2);
-		size = message_read(&drop, &r, text, TEXT_SIZE);
-		checked = false;
-	}
-	if (size == -1 || (!checked && message_check(&drop, n) == -1)) {
+	while (size > 0 && put_text(s, text, (size_t)size))
+		size = message_read(&drop, &text);
+	if (size == -1) {
 		trouble("read");
 		end_session("changed");
 	}
@@ -1009,8 +995,7 @@ cmd_update(char **args)
 		session.deleted = 0;
 		return trouble("update");
 	}
-	maildrop_index(&drop);
-	maildrop_close(&drop);
+	close_maildrop();
 	return cmd_quit(args);
 }
 
@@ -1019,7 +1004,7 @@ cmd_update(char **args)
 static const struct command authorization[] = {
 	{ "AUTH", 0, 2, cmd_auth },
 	{ "CAPA", 0, 0, cmd_capa },
-	{ "PASS", 0, REST, cmd_pass },
+	{ "PASS", 1, REST, cmd_pass },
 	{ "QUIT", 0, 0, cmd_quit },
 	{ "STLS", 0, 0, cmd_stls },
 	{ "USER", 1, 1, cmd_user },
@@ -1203,7 +1188,6 @@ start(void)
 	    LOG_MAIL);
 	tzset();
 	umask(077);
-	drop.dir = drop.fd = drop.side = drop.hitch = -1;
 	session.began = time(NULL);
 	session.deadline = now() + LOGIN_SECONDS * SECOND;
 	/* These fail on what is no socket, and then are not needed. */

@@ -56,17 +56,23 @@ enum auth {
 
 /*
  * The AUTHORIZATION state (RFC 1939, section 4): ask PAM, service "pop3d",
- * whether pass is the password of user and the account may be used.  user is
- * an account's name; or that and an `@' and more; or either with capitals that
- * the account's name has not.  peer is the client's address, for PAM_RHOST, or
- * NULL.  *pw is the account, or NULL if there is none of that name; it is
- * getpwnam(3)'s and lives until the next call of that.  With AUTH_OK PAM kept
- * the name, and *pw is not uid 0, and, unless we are root, our own.  With any
- * other answer *why is a few words for the log.  The password is the caller's
- * to wipe; copies made here are wiped here.
+ * whether pass is the password of user and the account may be used.  peer is
+ * the client's address, for PAM_RHOST, or NULL.  With AUTH_OK *pw is the
+ * account: PAM kept the name, it exists, it is not uid 0, and, unless we are
+ * root, it is our own; it is getpwnam(3)'s and lives until the next call of
+ * that.  Any answer but AUTH_OK is given not sooner than two seconds after the
+ * call, and *why is a few words for the log.  The password is the caller's to
+ * wipe; copies made here are wiped here.
  */
 enum auth auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why);
+
+/*
+ * The gid with which a user whose own one is own can create files in the
+ * directory of the mailbox path: the directory's, if only its group may write
+ * there and every directory on the way is root's, or else own.
+ */
+gid_t spool_gid(const char *path, gid_t own);
 
 /*
  * Become pw for good: groups, gid and uid, real, effective and saved, except
@@ -89,138 +95,145 @@ const char *confine(int dir);
 
 enum {				/* message.flags */
 	MSG_DELETED	= 1,	/* the only one that pop3d.c sets */
-	MSG_PRIVATE	= 2	/* has header lines that are not sent */
+	MSG_PRIVATE	= 2,	/* has header lines that are not sent */
+	MSG_UIDL	= 4	/* its unique-id is that of its X-UIDL line */
 };
 
 struct message {
 	off_t		start;	/* offset of its From_ line in the mailbox */
 	off_t		octets;	/* that RETR sends: RFC 1939, section 11 */
-	uint32_t	digest;	/* of its From_ line and header */
+	uint64_t	id;	/* what its unique-id is made of */
+	uint32_t	twin;	/* the how manieth with this id, from 1 */
 	uint16_t	from;	/* bytes of its From_ line */
 	uint8_t		separator; /* bytes of the empty line at its end */
 	uint8_t		flags;
 };
 
-struct digest {
-	uint64_t	a, b;
+#define UNIQUE_ID_MAX	70	/* octets: RFC 1939, section 7 */
+#define UNIQUE_ID_SIZE	(UNIQUE_ID_MAX + 1)
+
+struct uidl {			/* the id of a message with MSG_UIDL */
+	uint64_t	message;
+	char		text[UNIQUE_ID_MAX + 2];
 };
 
-struct unique_id {
-	struct digest	digest;
-	uint32_t	twin;	/* 1 for the first message with this digest */
-};
-
-#define UNIQUE_ID_SIZE	(32 + sizeof("-4294967295"))
-
-struct reading {		/* where message_read() is in a message */
-	off_t		at;	/* offset in the mailbox of what comes next */
-	off_t		end;
-	bool		header;	/* private lines are still to be left out */
-	bool		line;	/* at is where a line begins */
-	bool		hiding;	/* the line before at is a private one */
+struct stamp {			/* of a file: another one, and it changed */
+	uint64_t	device, inode, links;
+	int64_t		size, mtime[2], ctime[2];
+	uint32_t	mode, uid;
 };
 
 struct maildrop {
 	struct message	*messages;
 	size_t		 count;
-	struct unique_id *ids;	/* NULL until they are asked for */
 	bool		 writable;	/* messages can be deleted */
-	char		 why[200];	/* after a failure: words for the log */
-	char		 note[200];	/* the same after a success */
+	bool		 recovered;	/* an UPDATE that was cut short */
+	bool		 lost;		/* it could not be: the mailbox changed */
+	bool		 begun;		/* UPDATE may have deleted something */
+	char		 why[300];	/* after a failure: words for the log */
+	char		 note[300];	/* why it is not writable */
+	char		 saved[NAME_MAX + 1]; /* side file set aside, or "" */
 
 	/* mailbox.c's own */
+	struct uidl	*uidls;		/* in the order of the messages */
+	size_t		 uidl_count;
 	char		 name[200];	/* of the mailbox in dir */
 	char		 side_name[NAME_MAX + 1];
-	char		 hitch_name[NAME_MAX + 1];
-	char		 stale_name[NAME_MAX + 1];
+	char		 saved_name[NAME_MAX + 1];
 	char		 lock_name[NAME_MAX + 1];
+	char		 stale_name[NAME_MAX + 1];
 	int		 dir;		/* descriptors, or -1 */
 	int		 fd;
 	int		 side;
-	int		 hitch;
+	int		 dot;		/* pins the inode of our dotlock */
 	gid_t		 spool;		/* the saved gid: use_gid() */
-	struct stat	 seen;		/* the mailbox as it was scanned */
-	bool		 settled;	/* a change since would show in seen */
+	bool		 remote;	/* other hosts may change the mailbox */
+	bool		 session;	/* the session lock is ours */
 	bool		 locked;	/* by lock() */
+	bool		 watched;	/* progress() sets the alarm anew */
 	time_t		 touched;	/* when the dotlock was, last */
-	sigset_t	 signals;	/* the mask to restore in unlock() */
-	bool		 news;		/* the index lacks what was found out */
+	struct stamp	 seen;		/* the mailbox as it was scanned */
+	bool		 settled;	/* a change since would show in seen */
+	off_t		 end;		/* of what was scanned */
+	bool		 numbered;	/* the twins are */
+	struct {			/* the mailbox through a record: */
+		off_t	 w, n, next;	/* [w, next) is n saved bytes */
+	} view;
+	struct scan	*reader;	/* of message_read() */
+	size_t		 reading;	/* the message that it is in */
 };
 
-/*
- * The gid with which a user whose own one is own can create files in the
- * directory of the mailbox path: the directory's, if only its group may write
- * there and every directory on the way is root's, or else own.
- */
-gid_t maildrop_gid(const char *path, gid_t own);
+/* No maildrop: maildrop_close() may be called, and does nothing. */
+#define MAILDROP_CLOSED	{ .dir = -1, .fd = -1, .side = -1, .dot = -1 }
 
 /*
- * Open the maildrop of the mailbox path: take the session lock, which is the
- * exclusive-access lock of RFC 1939, section 4; recover an UPDATE that was cut
- * short (pop3d.8, THE SIDE FILE); lock the mailbox for the scan, which blocks
- * all signals until then.  Files in its directory are created with the saved
- * gid.  A missing mailbox is an empty maildrop.  Returns 0, or -1 with errno
- * and drop->why:
- *	EBUSY	another session has the maildrop: [IN-USE]
- *	EAGAIN	another program has it locked: [IN-USE]
+ * Open the files of the mailbox path: its directory, the side file, which is
+ * created with the saved gid, and the mailbox.  Nothing of their content is
+ * looked at: confine() comes next.  A missing mailbox is an empty maildrop.
+ * Returns 0, or -1 with errno and, as all functions here, with words for the
+ * log in drop->why:
  *	EPERM	it is not a file of the user's alone: [SYS/PERM]
  *	others	the system call's: [SYS/TEMP]
- * 0 with words in drop->note: recovery set a side file aside, or, if not
- * drop->writable, why it is not.
  * maildrop_close() is due in every case.
  */
 int maildrop_open(struct maildrop *drop, const char *path);
 
 /*
- * Find the messages and release the lock that maildrop_open() took.  One
- * sequential read, or none if the index in the side file is still good.
- * Returns 0, or -1 with errno and drop->why; EBADMSG: it is not a mailbox.
+ * Begin the session: take the session lock, which is the exclusive-access lock
+ * of RFC 1939, section 4; lock the mailbox; recover an UPDATE that was cut
+ * short (pop3d.8, IMPLEMENTATION NOTES); find the messages, by one sequential
+ * read, or none if the index in the side file is still good; unlock.  May wait
+ * for other programs, 35 s in all, and as long as reading takes: alarm(2) is
+ * set anew, to 60 s, whenever it gets on.  Signals that are not blocked may
+ * end the process here, for nothing is lost by that; recovery alone blocks
+ * them.  Returns 0, or -1 with errno and drop->why:
+ *	EBUSY	another session has the maildrop: [IN-USE]
+ *	EAGAIN	another program has the mailbox locked: [IN-USE]
+ *	EBADMSG	it is not a mailbox: [SYS/PERM]
+ *	E2BIG	it has too many messages: [SYS/PERM]
+ *	EPERM	as above
+ *	others	the system call's: [SYS/TEMP]
+ * drop->recovered, drop->lost, drop->saved and, if not drop->writable, drop->note are to
+ * be logged, the first three also after -1.
  */
-int maildrop_scan(struct maildrop *drop);
+int maildrop_begin(struct maildrop *drop);
 
 /*
- * Compute drop->ids, once (RFC 1939, section 7, UIDL).  0, or -1 with errno;
- * ESTALE: the mailbox was changed by another program.
+ * Number the messages that have the same id, once: unique_id() needs it.
+ * Returns 0, or -1 with errno ENOMEM.
  */
 int maildrop_ids(struct maildrop *drop);
 
-/* Write message n's unique-id, a string, to text (UNIQUE_ID_SIZE bytes). */
+/*
+ * Write message n's unique-id (RFC 1939, section 7, UIDL), a string, to text
+ * (UNIQUE_ID_SIZE bytes).
+ */
 void unique_id(const struct maildrop *drop, size_t n, char *text);
 
-/*
- * Whether message n (from 0) is still in the mailbox where it was and as it
- * was, so that octets of another are never sent.  0, or -1 with errno; ESTALE:
- * it is not.
- */
-int message_check(struct maildrop *drop, size_t n);
-
-/* Begin reading message n. */
-void message_begin(const struct maildrop *drop, size_t n, struct reading *);
+/* Begin reading message n (from 0).  0, or -1 with errno ENOMEM. */
+int message_begin(struct maildrop *drop, size_t n);
 
 /*
- * Read the next bytes of a message as they are stored, without its From_ line,
- * separator and private header lines: size bytes at most, into buf.  size is
- * at least 4096.  Returns how many, 0 at the end, -1 with errno.
+ * The next octets of the message as they are stored, without its From_ line,
+ * separator and private header lines: *text is where they are, until the next
+ * call.  The two octets before them can be read: they end the line before if
+ * *text begins one; so can 32 behind.  Before the first and before the last
+ * ones are handed out the message is seen to be still what it was.  Returns
+ * how many, 0 at the end, -1 with errno and drop->why; ESTALE: it was changed
+ * by another program, and the octets that were handed out may be another's.
  */
-ssize_t message_read(const struct maildrop *drop, struct reading *,
-    char *buf, size_t size);
+ssize_t message_read(struct maildrop *drop, const char **text);
 
 /*
  * The UPDATE state (RFC 1939, section 6): remove the messages marked
  * MSG_DELETED, so that it is durable.  Nothing marked: nothing is done.
- * Blocks all signals meanwhile.  Returns 0, or -1 with errno and drop->why;
- * ESTALE: the mailbox was changed by another program.  What was not to be
- * deleted is safe in either case.
+ * Blocks all signals meanwhile.  Returns 0, or -1 with errno and drop->why:
+ * EAGAIN and ESTALE as above, EBUSY: the side file is no longer ours.  What
+ * was not to be deleted is safe in either case; unless drop->begun, so is all.
  */
 int maildrop_update(struct maildrop *drop);
 
-/*
- * Write the index, if this session found out what it does not have: call it
- * when the session ends well.  Nothing is synced, nothing depends on it.
- */
-void maildrop_index(struct maildrop *drop);
-
-/* Release what is held.  Async-signal-safe; the arrays are the caller's. */
+/* Release all that is held, and forget the messages.  errno is left alone. */
 void maildrop_close(struct maildrop *drop);
 
 #endif

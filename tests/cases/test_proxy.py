@@ -218,7 +218,7 @@ def test_one_host_completes_what_another_began(hosts):
     one, other, password, mailbox = hosts
     whole = mailbox.read_bytes()
     kill = ("strace", "-o", "/dev/null", "-P", "/var/mail/p3dgshared",
-            "-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL:when=1")
+            "-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL:when=2")
     with one.pop3d("-p", before=kill) as pop:
         assert pop.login("p3dgshared", password).startswith(b"+OK 3 ")
         assert pop.cmd("DELE 1").startswith(b"+OK")

@@ -1,11 +1,13 @@
 """What the crash, fault and disk tests share: a mailbox, sessions with it, and the judgement over what is left of it."""
 
+import collections
 import fcntl
 import os
 import pathlib
 import random
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 
@@ -18,6 +20,10 @@ WITHOUT_RECORDS = BUILD / "pop3d-stub-norecords"
 
 LOGIN = [b"USER alice", b"PASS secret"]
 HUNG, SLEPT, KILLED = 99, 98, 137       # exit statuses of killat
+
+
+IDLE, HOLE, CUT = range(3)
+Record = collections.namedtuple("Record", "magic sequence state w r n next size")
 
 
 class Harm(Exception):
@@ -127,16 +133,17 @@ class Maildrop:
                 for number, first in map(str.split, self.list.read_text().splitlines())]
 
     def save(self):
-        return {entry.name: (entry.inode(), pathlib.Path(entry).read_bytes()) for entry in os.scandir(self.dir)}
+        return {entry.name: (entry.inode(), entry.stat().st_mode, pathlib.Path(entry).read_bytes())
+                for entry in os.scandir(self.dir)}
 
     def restore(self, saved=None):
-        """Back to what was saved, in the same inodes: records name the mailbox's."""
+        """Back to what was saved, in the same inodes, and with the same modes: a dead session's dotlock is known by its own."""
         saved = saved or self.start
         for entry in os.scandir(self.dir):
             if entry.name not in saved or saved[entry.name][0] != entry.inode():
                 os.unlink(entry)
         first = {}
-        for name, (inode, content) in saved.items():
+        for name, (inode, mode, content) in saved.items():
             path = self.dir / name
             if inode in first:
                 if not path.exists():
@@ -146,6 +153,7 @@ class Maildrop:
             with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "wb") as file:
                 file.truncate(len(content))
                 file.write(content)
+            path.chmod(mode & 0o7777)
             self.give(path)
 
     def judge(self, deleted, mail=b"", all_gone=False):
@@ -162,6 +170,11 @@ class Maildrop:
         if left[at:] != mail:
             raise Harm(f"after the messages, at {at}, there are {len(left) - at} bytes, not the {len(mail)} delivered")
         return present
+
+    def record(self):
+        """What counts in the side file, if no record is torn."""
+        side = self.dir.joinpath(".alice.pop3d").read_bytes()
+        return max((Record._make(struct.unpack_from("8q", side, slot)) for slot in (0, 4096)), key=lambda rec: rec.sequence)
 
     def litter(self):
         """Names that a session may not leave behind."""

@@ -157,7 +157,7 @@ def test_recovery(host, password, mailbox, landlock):
     whole = mailbox.read_bytes()
     before = LANDLOCK[landlock]
     kill = ("strace", "-o", "/dev/null", "-P", "/var/mail/p3dgself",
-            "-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL:when=1")
+            "-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL:when=2")
     with host.pop3d("-p", before=(*before, *kill)) as pop:
         assert pop.login("p3dgself", password).startswith(b"+OK 3 ")
         assert pop.cmd("DELE 1").startswith(b"+OK")

@@ -193,8 +193,7 @@ def free(mailbox):
 
 def test_a_signal_is_heard_in_a_flood_of_commands(on_a_socket):
     with on_a_socket(HASTY, "-t", "600") as session:
-        session.send(LOGIN)
-        session.line()
+        session.login()
         session.process.terminate()
         flood(session)
         assert b"reason=signal" in session.process.stderr.read()
