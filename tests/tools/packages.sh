@@ -1,8 +1,8 @@
 #!/bin/sh
-# Install what the tests need, as root: see packages; or, with the argument
-# "demo" or "lint", what packages.demo or packages.lint names.  Servers among it
-# are not started.  A name with a question mark is that of a package which not
-# every release has: it is taken where it is.
+# Install what the tests need, as root: see packages; or, with an argument NAME
+# of "demo", "lint" or "vm", what packages.NAME names.  Servers among it are not
+# started.  A name with a question mark is that of a package which not every
+# release has: it is taken where it is.
 
 here=$(dirname "$0")
 guard=/usr/sbin/policy-rc.d
