@@ -3,7 +3,9 @@
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -14,7 +16,8 @@ SECONDS_TO_BOOT = 180                   # some hang; a busy computer takes a min
 
 
 def prepare():
-    """The image, and the folder that the machines see as /host."""
+    """The image, and the folder that the machines see as /host; the machines go with us."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     if not (IMAGE / "initrd").exists():
         print("making the image", flush=True)
         subprocess.run([HERE / "image.sh", IMAGE], check=True)
@@ -42,15 +45,17 @@ def run(job, options, name, seconds, memory=1500):
     path = OUT / name
     with open(path, "wb") as console:
         process = start(job, options, console, memory)
-    began = time.monotonic()
-    up = False
-    while process.poll() is None:
-        time.sleep(0.5)
-        up = up or b"init: up" in path.read_bytes()
-        took = time.monotonic() - began
-        if not up and took > SECONDS_TO_BOOT or took > SECONDS_TO_BOOT + seconds:
-            process.kill()
-    process.wait()
+    began, up = time.monotonic(), False
+    try:
+        while process.poll() is None:
+            time.sleep(0.5)
+            up = up or b"init: up" in path.read_bytes()
+            took = time.monotonic() - began
+            if not up and took > SECONDS_TO_BOOT or took > SECONDS_TO_BOOT + seconds:
+                break
+    finally:
+        process.kill()
+        process.wait()
     text = path.read_bytes().decode(errors="replace").replace("\r", "")
     said = re.search(r"init: up\b.*?\n(.*)^init: .*ended: 0$", text, re.M | re.S)
     return said and said[1]

@@ -31,9 +31,10 @@ def main():
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
-    threads = [threading.Thread(target=server.serve, args=(listener.accept()[0],)) for _ in ("data", "mark")]
-    for thread in threads:
-        thread.start()
+    threads = []
+    for _ in "data", "mark":
+        threads.append(threading.Thread(target=server.serve, args=(listener.accept()[0],)))
+        threads[-1].start()
     for thread in threads:
         thread.join()
     server.log.close()

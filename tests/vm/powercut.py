@@ -30,7 +30,7 @@ SHORT = ["ext4", "xfs-nosync"]
 DISK = 336 << 20
 
 
-def record(name, seconds, seed):
+def record(name, sessions, seed):
     """Sessions on the scenario's disk; its log is logs/NAME.log. What they did, or None."""
     kind, options, sync, servers = SCENARIOS[name]
     socket, image = machine.WORK / f"{name}.nbd", machine.WORK / f"{name}.disk"
@@ -42,10 +42,10 @@ def record(name, seconds, seed):
         while not socket.exists():
             time.sleep(0.1)
         return machine.run(
-            ["record.py", kind, options, seconds, sync, seed, *servers],
+            ["record.py", kind, options, sessions, sync, seed, *servers],
             ["-net", "none", "-device", "virtio-scsi-pci", *machine.nbd(socket, "data"),
              "-device", "scsi-hd,drive=data,write-cache=on,dpofua=on", *machine.nbd(socket, "mark"),
-             "-device", "virtio-blk-pci,drive=mark"], f"record.{name}", 15 * seconds + 120)
+             "-device", "virtio-blk-pci,drive=mark"], f"record.{name}", 60 * sessions)
     finally:
         if disk.poll() is None:
             time.sleep(1)
@@ -85,7 +85,7 @@ def main():
     for name in args.scenarios or (SHORT if args.s else SCENARIOS):
         if not args.p:
             print(time.strftime("%T"), "record", name, flush=True)
-            print(twice(record, name, 12 if args.s else 20, args.r), flush=True)
+            print(twice(record, name, 5 if args.s else 8, args.r), flush=True)
         print(time.strftime("%T"), "check", name, flush=True)
         said = twice(check, name, 100 if args.s else 270, args.r, args.p or 400)
         print(said, flush=True)

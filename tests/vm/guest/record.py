@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """Sessions and deliveries on a disk that remembers.
 
-    record.py FS OPTIONS SECONDS SYNC SEED SERVER...
+    record.py FS OPTIONS SESSIONS SYNC SEED SERVER...
 
-OPTIONS of mount, or "-". A user for each SERVER, all at the same time. SYNC: the deliverer says fsync before it unlocks (1), not
-(0), or each at random (2). One session in five is killed after QUIT, but none of the servers without records: a kill alone harms
-those, and here the power shall do it.
+OPTIONS of mount, or "-". A user for each SERVER, all at the same time, with so many sessions. SYNC: the deliverer says fsync
+before it unlocks (1), not (0), or each at random (2). One session in five is killed after QUIT, but none of the servers without
+records: a kill alone harms those, and here the power shall do it.
 """
 
 import fcntl
@@ -41,19 +41,19 @@ class Marks:
 
 
 class User:
-    def __init__(self, mark, name, server, sync, seed, end):
-        self.mark, self.name, self.server, self.sync, self.end = mark, name, server, sync, end
+    def __init__(self, mark, name, server, sync, seed):
+        self.mark, self.name, self.server, self.sync = mark, name, server, sync
         self.store, self.path = Store(name), f"{SPOOL}/{name}"
         self.rng, self.deliveries = random.Random(f"s {seed} {name}"), random.Random(f"d {seed} {name}")
         self.next = self.full = 1 + max(numbers(self.path, self.store))
         self.kills = "popa3d" not in server and "norecords" not in server
         self.counts = {"server": os.path.basename(server), "sessions": 0, "killed": 0, "strange": 0, "other": {}}
 
-    def serve(self):
+    def serve(self, sessions):
         thread = threading.Thread(target=self.be_delivered)
         self.going = True
         thread.start()
-        while time.monotonic() < self.end:
+        for _ in range(sessions):
             session = Session(self.server, self.name)
             try:
                 trouble = self.one(session)
@@ -120,7 +120,7 @@ class User:
 
 
 def main():
-    kind, options, seconds, sync, seed, *servers = sys.argv[1:]
+    kind, options, sessions, sync, seed, *servers = sys.argv[1:]
     options = "" if options == "-" else options
     os.system("modprobe -a virtio_scsi sd_mod virtio_blk " + kind)
     while not (os.path.exists("/dev/sda") and os.path.exists("/dev/vda")):
@@ -144,9 +144,8 @@ def main():
     mount("/dev/sda", SPOOL, kind, options)
     mark = Marks()
     mark(ev="begin", fs=kind, options=options, users=users, sync=sync)
-    end = time.monotonic() + float(seconds)
-    all_users = [User(mark, name, server, int(sync), seed, end) for name, (server, _) in users.items()]
-    threads = [threading.Thread(target=user.serve) for user in all_users]
+    all_users = [User(mark, name, server, int(sync), seed) for name, (server, _) in users.items()]
+    threads = [threading.Thread(target=user.serve, args=(int(sessions),)) for user in all_users]
     for thread in threads:
         thread.start()
     for thread in threads:
