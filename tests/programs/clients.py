@@ -26,7 +26,7 @@ def undo(client, content):
         return content.replace(b"X-Long: \n ", b"X-Long: ")
     if client is neomutt:
         # Its copy-message adds these two.
-        return re.sub(rb"Content-Length: \d+\nLines: \d+\n", b"", content, 1)
+        return re.sub(rb"Content-Length: \d+\nLines: \d+\n", b"", content, count=1)
     return content
 
 
