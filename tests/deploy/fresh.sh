@@ -64,7 +64,10 @@ if [ ! -d "$root" ]; then
 		    sed -n "s/^deb \(.*\) $release main\$/\1/p;T;q")
 		debootstrap --variant=minbase --include=sudo "$release" "$root" \
 		    "$mirror"
-		[ -z "$tar" ] || tar -C "$root" -cpf "$tar" .
+		[ -z "$tar" ] || {
+			tar -C "$root" -cpf "$tar.new" .
+			mv "$tar.new" "$tar"
+		}
 	fi
 	sources >"$root/etc/apt/sources.list"
 	apt-config dump | sed -n '/^Acquire::http.*Proxy/p' \
