@@ -22,8 +22,10 @@
 #include <sys/resource.h>
 
 #include <bsd/stdlib.h>
+#include <bsd/string.h>
 #include <security/pam_appl.h>
 
+#include <ctype.h>
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
@@ -32,7 +34,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifdef __linux__
@@ -43,7 +44,7 @@
 
 #include "pop3d.h"
 
-#define REFUSAL_SECONDS	2	/* that a refusal takes at least */
+#define NAME_SIZE	512	/* of a user, with its end */
 
 struct credentials {
 	const char	*user;
@@ -100,7 +101,7 @@ conversation(int count, const struct pam_message **messages,
 }
 
 /*
- * The delay of a refusal is auth_user()'s.  PAM's would come on top, but only
+ * The delay of a refusal is the caller's.  PAM's would come on top, but only
  * when a password is wrong, and so tell that root's was right.
  */
 static void
@@ -192,32 +193,46 @@ ask_pam(struct credentials *cred, const char *peer, const char **why)
 	return result;
 }
 
+/*
+ * People type their whole address, and telephones a capital.  What no account
+ * has in any of these forms is asked of PAM as it was typed, like any other.
+ */
+static void
+account_name(const char *typed, char *name)
+{
+	char *p;
+
+	strlcpy(name, typed, NAME_SIZE);
+	if (getpwnam(name) != NULL)
+		return;
+	name[strcspn(name, "@")] = '\0';
+	if (getpwnam(name) != NULL)
+		return;
+	for (p = name; *p != '\0'; p++)
+		*p = (char)tolower((unsigned char)*p);
+	if (getpwnam(name) == NULL)
+		strlcpy(name, typed, NAME_SIZE);
+}
+
 enum auth
 auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why)
 {
-	struct credentials cred = { user, pass };
-	struct timespec not_before;
+	char name[NAME_SIZE];
+	struct credentials cred = { name, pass };
 	enum auth result;
 
-	clock_gettime(CLOCK_MONOTONIC, &not_before);
-	not_before.tv_sec += REFUSAL_SECONDS;
-
-	*pw = NULL;
+	account_name(user, name);
 	result = ask_pam(&cred, peer, why);
+	*pw = getpwnam(name);
 	if (result == AUTH_OK) {
-		*pw = getpwnam(user);
-		*why = *pw == NULL || strchr(user, '/') != NULL ?
+		*why = *pw == NULL || strchr(name, '/') != NULL ?
 		    "no-account" : (*pw)->pw_uid == 0 ? "root" :
 		    getuid() != 0 && (*pw)->pw_uid != getuid() ?
 		    "other-user" : NULL;
 		if (*why != NULL)
 			result = AUTH_REFUSED;
 	}
-	/* An unknown user, a wrong password and root take the same time. */
-	while (result != AUTH_OK && clock_nanosleep(CLOCK_MONOTONIC,
-	    TIMER_ABSTIME, &not_before, NULL) == EINTR)
-		continue;
 	return result;
 }
 

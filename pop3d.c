@@ -68,6 +68,9 @@
 #ifndef LOGIN_SECONDS
 #define LOGIN_SECONDS	60		/* to log in, in all */
 #endif
+#ifndef REFUSAL
+#define REFUSAL		(2 * SECOND)	/* a refused login is answered on it */
+#endif
 #ifndef AUTOLOGOUT_MIN
 #define AUTOLOGOUT_MIN	600		/* seconds: RFC 1939, section 3 */
 #endif
@@ -104,7 +107,8 @@ static struct {
 	enum state	 state;
 	char		 peer[INET6_ADDRSTRLEN];
 	bool		 passwords;	/* may be sent on this connection */
-	char		 user[LINE_MAX_OCTETS];
+	char		 user[LINE_MAX_OCTETS];	/* as typed */
+	char		 account[LINE_MAX_OCTETS];
 	char		 mailbox[PATH_MAX];
 	unsigned int	 tries;
 	unsigned int	 bad;		/* bad commands in a row */
@@ -213,6 +217,22 @@ printable(char *text, const char *source)
 	return text;
 }
 
+/* Who it is: the name as it was typed, and the account if it is another. */
+static const char *
+who(void)
+{
+	static char text[2 * LOGGED_SIZE + INET6_ADDRSTRLEN + 40];
+	char user[LOGGED_SIZE], account[LOGGED_SIZE];
+	bool another = session.account[0] != '\0' &&
+	    strcmp(session.account, session.user) != 0;
+
+	snprintf(text, sizeof(text), "user=<%s>%s%s%s ip=%s",
+	    printable(user, session.user), another ? " account=<" : "",
+	    another ? printable(account, session.account) : "",
+	    another ? ">" : "", session.peer);
+	return text;
+}
+
 static void
 close_maildrop(void)
 {
@@ -225,13 +245,12 @@ close_maildrop(void)
 static const char *
 trouble(const char *what)
 {
-	char user[LOGGED_SIZE], mailbox[LOGGED_SIZE];
+	char mailbox[LOGGED_SIZE];
 	int error = errno;
 
 	close_maildrop();
-	log_line(LOG_ERR, "maildrop failed: user=<%s> ip=%s mailbox=<%s> "
-	    "at=%s error=%s", printable(user, session.user), session.peer,
-	    printable(mailbox, session.mailbox), what, drop.why);
+	log_line(LOG_ERR, "maildrop failed: %s mailbox=<%s> at=%s error=%s",
+	    who(), printable(mailbox, session.mailbox), what, drop.why);
 	session.ending = "maildrop";
 	switch (error) {
 	case EBUSY:
@@ -261,7 +280,6 @@ trouble(const char *what)
 static void
 end_session(const char *reason)
 {
-	char user[LOGGED_SIZE];
 	long long seconds = (long long)(time(NULL) - session.began);
 
 	dispose(SIG_IGN);	/* one that is pending would end log_line() */
@@ -270,9 +288,8 @@ end_session(const char *reason)
 		log_line(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
 		    session.peer, seconds, reason);
 	else
-		log_line(LOG_INFO, "logout: user=<%s> ip=%s retr=%lu/%lld "
-		    "top=%lu/%lld dele=%zu left=%zu seconds=%lld reason=%s",
-		    printable(user, session.user), session.peer,
+		log_line(LOG_INFO, "logout: %s retr=%lu/%lld top=%lu/%lld "
+		    "dele=%zu left=%zu seconds=%lld reason=%s", who(),
 		    session.retrieved, session.retrieved_octets,
 		    session.topped, session.topped_octets, session.deleted,
 		    session.left, seconds, reason);
@@ -494,9 +511,9 @@ static const char no_passwords[] =
 static const char *
 cmd_user(char **args)
 {
+	strlcpy(session.user, args[0], sizeof(session.user));
 	if (!session.passwords)
 		return no_passwords;
-	strlcpy(session.user, args[0], sizeof(session.user));
 	put_line("+OK password?");
 	return NULL;
 }
@@ -531,7 +548,7 @@ enter_maildrop(const struct passwd *pw, const char **missing, int *error)
 {
 	drop_privileges(pw, getuid() != 0 ? getgid() :
 	    spool_gid(session.mailbox, pw->pw_gid));
-	setproctitle("%s %s", session.user, session.peer);
+	setproctitle("%s %s", session.account, session.peer);
 	if (maildrop_open(&drop, session.mailbox) == -1)
 		return "open";
 	*missing = confine(drop.dir);
@@ -545,27 +562,24 @@ enter_maildrop(const struct passwd *pw, const char **missing, int *error)
 static void
 log_state(void)
 {
-	char user[LOGGED_SIZE], mailbox[LOGGED_SIZE];
+	char mailbox[LOGGED_SIZE];
 	int error = errno;
 
-	printable(user, session.user);
 	printable(mailbox, session.mailbox);
 	if (drop.lost)
-		log_line(LOG_CRIT, "maildrop: user=<%s> ip=%s mailbox=<%s> "
-		    "was changed by another program after an UPDATE was cut "
-		    "short", user, session.peer, mailbox);
+		log_line(LOG_CRIT, "maildrop: %s mailbox=<%s> was changed by "
+		    "another program after an UPDATE was cut short", who(),
+		    mailbox);
 	if (drop.saved[0] != '\0')
-		log_line(LOG_CRIT, "maildrop: user=<%s> ip=%s mailbox=<%s> "
-		    "a side file was set aside as %.100s beside it: see "
-		    "pop3d(8)", user, session.peer, mailbox, drop.saved);
+		log_line(LOG_CRIT, "maildrop: %s mailbox=<%s> a side file was "
+		    "set aside as %.100s beside it: see pop3d(8)", who(),
+		    mailbox, drop.saved);
 	if (drop.recovered)
-		log_line(LOG_NOTICE, "maildrop: user=<%s> ip=%s mailbox=<%s> "
-		    "finished an UPDATE that was cut short", user,
-		    session.peer, mailbox);
+		log_line(LOG_NOTICE, "maildrop: %s mailbox=<%s> finished an "
+		    "UPDATE that was cut short", who(), mailbox);
 	if (!drop.writable && drop.note[0] != '\0')
-		log_line(LOG_WARNING, "maildrop: user=<%s> ip=%s mailbox=<%s> "
-		    "can only be read: %s", user, session.peer, mailbox,
-		    drop.note);
+		log_line(LOG_WARNING, "maildrop: %s mailbox=<%s> can only be "
+		    "read: %s", who(), mailbox, drop.note);
 	errno = error;
 }
 
@@ -573,7 +587,6 @@ log_state(void)
 static const char *
 begin_transaction(const struct passwd *pw, const char *method)
 {
-	char user[LOGGED_SIZE];
 	const char *missing = NULL, *failed;
 	long long octets;
 	size_t count;
@@ -595,46 +608,72 @@ begin_transaction(const struct passwd *pw, const char *method)
 		    strerror(error));
 
 	count = totals(&octets);
-	log_line(LOG_INFO, "login: user=<%s> ip=%s method=%s tls=%s "
-	    "messages=%zu octets=%lld", printable(user, session.user),
-	    session.peer, method, option.encrypted ? "yes" : "no", count,
-	    octets);
+	log_line(LOG_INFO, "login: %s method=%s tls=%s messages=%zu "
+	    "octets=%lld", who(), method, option.encrypted ? "yes" : "no",
+	    count, octets);
 	put_line("+OK %zu messages (%lld octets)", count, octets);
 	return NULL;
+}
+
+/*
+ * A login, begun at that time, has failed.  Its answer comes at a multiple of
+ * REFUSAL: what PAM did for this name does not show in the time.  The log has
+ * it before, for the client may not wait.
+ */
+static const char *
+refuse(long long began, const char *method, const char *why, const char *text)
+{
+	wipe_input();
+	log_line(LOG_NOTICE, "login failed: %s method=%s tls=%s reason=%s",
+	    who(), method, option.encrypted ? "yes" : "no", why);
+	session.user[0] = session.account[0] = '\0';
+	if (++session.tries == LOGIN_TRIES)
+		session.ending = "refused";
+	wait_until(began + ((now() - began) / REFUSAL + 1) * REFUSAL, -1, 0);
+	return text;
+}
+
+static enum auth
+authenticate(const char *pass, struct passwd **pw, const char **why)
+{
+	long long left = (session.deadline - now()) / SECOND;
+	enum auth result;
+
+	may_hang(left > 0 ? (unsigned int)left : 1);
+	result = auth_user(session.user, pass,
+	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
+	    pw, why);
+	did_not_hang();
+	if (*pw != NULL)
+		strlcpy(session.account, (*pw)->pw_name,
+		    sizeof(session.account));
+	return result;
 }
 
 /* As session.user: the reply to PASS or AUTH is sent, or returned. */
 static const char *
 login(const char *pass, const char *method)
 {
-	char user[LOGGED_SIZE];
+	long long began = now();
 	struct passwd *pw;
-	enum auth result;
-	const char *why;
-	long long left;
+	enum auth result = AUTH_REFUSED;
+	const char *why = "no-password";
 
-	left = (session.deadline - now()) / SECOND;
-	may_hang(left > 0 ? (unsigned int)left : 1);
-	result = auth_user(session.user, pass,
-	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
-	    &pw, &why);
-	did_not_hang();
-	wipe_input();
-	if (result == AUTH_OK)
-		return begin_transaction(pw, method);
-	log_line(LOG_NOTICE, "login failed: user=<%s> ip=%s method=%s tls=%s "
-	    "reason=%s", printable(user, session.user), session.peer, method,
-	    option.encrypted ? "yes" : "no", why);
-	session.user[0] = '\0';
-	if (++session.tries == LOGIN_TRIES)
-		session.ending = "refused";
+	if (*pass != '\0')
+		result = authenticate(pass, &pw, &why);
 	switch (result) {
+	case AUTH_OK:
+		wipe_input();
+		return begin_transaction(pw, method);
 	case AUTH_FORBIDDEN:
-		return "[SYS/PERM] this account may not log in here";
+		return refuse(began, method, why,
+		    "[SYS/PERM] this account may not log in here");
 	case AUTH_TROUBLE:
-		return "[SYS/TEMP] authentication is not available now";
+		return refuse(began, method, why,
+		    "[SYS/TEMP] authentication is not available now");
 	default:
-		return "[AUTH] wrong user or password";
+		return refuse(began, method, why,
+		    "[AUTH] wrong user or password");
 	}
 }
 
@@ -642,10 +681,10 @@ static const char *
 cmd_pass(char **args)
 {
 	if (!session.passwords)
-		return no_passwords;
+		return refuse(now(), "PASS", "clear-text", no_passwords);
 	if (session.user[0] == '\0')
 		return "USER first";
-	return login(args[0], "PASS");
+	return login(args[0] != NULL ? args[0] : "", "PASS");
 }
 
 /* Base64, in place.  How many octets, with room for one more, or -1. */
@@ -687,7 +726,7 @@ plain(char *response)
 	if ((user = memchr(response, '\0', (size_t)n)) == NULL ||
 	    (pass = memchr(user + 1, '\0', (size_t)(end - user - 1))) == NULL ||
 	    memchr(pass + 1, '\0', (size_t)(end - pass - 1)) != NULL ||
-	    user[1] == '\0' || pass + 1 == end)
+	    user[1] == '\0')
 		return "not a message of PLAIN";
 	user++;
 	pass++;
@@ -714,10 +753,11 @@ cmd_auth(char **args)
 		put_line(".");
 		return NULL;
 	}
-	if (!session.passwords)
-		return no_passwords;
 	if (strcasecmp(args[0], "PLAIN") != 0)
 		return "unknown mechanism";
+	if (!session.passwords)
+		return response == NULL ? no_passwords :
+		    refuse(now(), "PLAIN", "clear-text", no_passwords);
 	if (response == NULL) {
 		put_line("+ ");
 		if ((response = read_line(SASL_MAX_OCTETS)) == NULL)
@@ -1004,7 +1044,7 @@ cmd_update(char **args)
 static const struct command authorization[] = {
 	{ "AUTH", 0, 2, cmd_auth },
 	{ "CAPA", 0, 0, cmd_capa },
-	{ "PASS", 1, REST, cmd_pass },
+	{ "PASS", 0, REST, cmd_pass },
 	{ "QUIT", 0, 0, cmd_quit },
 	{ "STLS", 0, 0, cmd_stls },
 	{ "USER", 1, 1, cmd_user },

@@ -56,13 +56,14 @@ enum auth {
 
 /*
  * The AUTHORIZATION state (RFC 1939, section 4): ask PAM, service "pop3d",
- * whether pass is the password of user and the account may be used.  peer is
- * the client's address, for PAM_RHOST, or NULL.  With AUTH_OK *pw is the
- * account: PAM kept the name, it exists, it is not uid 0, and, unless we are
- * root, it is our own; it is getpwnam(3)'s and lives until the next call of
- * that.  Any answer but AUTH_OK is given not sooner than two seconds after the
- * call, and *why is a few words for the log.  The password is the caller's to
- * wipe; copies made here are wiped here.
+ * whether pass is the password of user and the account may be used.  user is
+ * an account's name; or that and an `@' and more; or either with capitals that
+ * the account's name has not.  peer is the client's address, for PAM_RHOST, or
+ * NULL.  *pw is the account, or NULL if there is none of that name; it is
+ * getpwnam(3)'s and lives until the next call of that.  With AUTH_OK PAM kept
+ * the name, and *pw is not uid 0, and, unless we are root, our own.  With any
+ * other answer *why is a few words for the log.  The password is the caller's
+ * to wipe; copies made here are wiped here.
  */
 enum auth auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why);

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from harness import HASTY, LOGIN, STUB, Maildrop, Session, mail, needs_root, talk
+from harness import (HASTY, LOGIN, STUB, Maildrop, Session, mail, needs_root, talk,
+                     wait_for)
 
 USAGE = "usage: "
 PERM = b"-ERR [SYS/PERM] "
@@ -224,6 +225,37 @@ def test_the_log_of_a_refusal():
     assert lines(log)[0] == ("login failed: user=<bob> ip=unknown "
                              "method=PASS tls=yes reason=credentials")
     assert "hush" not in log
+
+
+def test_the_log_of_a_password_in_clear_text():
+    """It is not tried, and counts as a refused login."""
+    data = b"USER alice\r\nPASS secret\r\nAUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n"
+    output, _, log = talk(STUB, "-d", data=data + b"AUTH PLAIN\r\nQUIT\r\n")
+    assert output.count(b"-ERR passwords are refused in clear text") == 4
+    assert lines(log)[:2] == [
+        "login failed: user=<alice> ip=unknown method=PASS tls=no "
+        "reason=clear-text",
+        "login failed: user=<> ip=unknown method=PLAIN tls=no "
+        "reason=clear-text"]
+    assert "login failed" not in lines(log)[2]
+
+
+def test_the_log_of_an_empty_password():
+    log = talk(STUB, "-d", "-p", data=b"USER alice\r\nPASS\r\nQUIT\r\n")[2]
+    assert lines(log)[0] == ("login failed: user=<alice> ip=unknown "
+                             "method=PASS tls=no reason=no-password")
+
+
+def test_a_refusal_is_in_the_log_before_its_answer():
+    """So nobody tries passwords unseen who does not wait, and it can be
+    ended meanwhile."""
+    with Session.run(HASTY, "-d", "-p") as session:
+        session.line()
+        session.send(b"USER bob\r\nPASS hush\r\n")
+        wait_for(lambda: "login failed: user=<bob> " in session.log())
+        session.process.terminate()
+        assert session.wait() == 0
+        assert "reason=signal" in session.log()
 
 
 @pytest.mark.parametrize("variable", ["TCPREMOTEIP", "REMOTE_HOST",

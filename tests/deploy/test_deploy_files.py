@@ -82,13 +82,13 @@ def logged(pattern):
 
 
 @pytest.mark.parametrize("text", logged(
-    r'(?:syslog|log_line)\([^"]*"([^":%]+)'))
+    r'(?:syslog|log_line)\([^";]*"([^":%]+)'))
 def test_every_log_line_is_in_the_manual(text):
     assert f'.It Li "{text.strip()}' in section("DIAGNOSTICS")
 
 
 @pytest.mark.parametrize("reason", logged(
-    r'(?:end_session\(|ending = |why = |\? )"([a-z-]+)"'))
+    r'(?:end_session\(|ending = |why = |\? |refuse\(.*, )"([a-z-]+)"'))
 def test_every_reason_is_in_the_manual(reason):
     assert re.search(rf"^\.(It Li|Ql) {reason}\b", section("DIAGNOSTICS"), re.M)
 
@@ -256,10 +256,18 @@ def test_a_refusal_counts_for_the_address_that_it_came_from(tmp_path, user):
 @needs("fail2ban-regex")
 @pytest.mark.parametrize("reason", sorted(
     {why for assignment in logged(r"\bwhy = ([^;]*);")
-     for why in re.findall('"([a-z-]+)"', assignment)} - {"pam"}))
+     for why in re.findall('"([a-z-]+)"', assignment)}
+    - {"pam", "account"} | {"clear-text"}))
 def test_every_kind_of_refusal_counts(tmp_path, reason):
     lines = [refusal(reason), refusal(reason, "2001:db8::7")]
     assert banned(tmp_path, lines) == ["192.0.2.7", "2001:db8::7"]
+
+
+@needs("fail2ban-regex")
+def test_a_name_in_another_form_counts(tmp_path):
+    line = refusal("credentials").replace(
+        "user=<alice>", "user=<Alice@example.org> account=<alice>")
+    assert banned(tmp_path, [line]) == ["192.0.2.7"]
 
 
 @needs("fail2ban-regex")
@@ -272,6 +280,7 @@ def test_a_good_session_does_not_count(tmp_path):
 @needs("fail2ban-regex")
 @pytest.mark.parametrize("line", [
     refusal("pam"),                         # not the client's fault
+    refusal("account"),                     # the password was right
     refusal("credentials", "unknown"),      # no address to count for
     refusal("credentials").replace("pop3d", "dovecot")])
 def test_nothing_else_counts(tmp_path, line):

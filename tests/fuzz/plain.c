@@ -38,7 +38,7 @@ auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why)
 {
 	(void)peer;
-	(void)pw;
+	*pw = NULL;
 	CHECK(!asked);
 	asked = true;
 	strlcpy(asked_user, user, sizeof(asked_user));

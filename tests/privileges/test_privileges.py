@@ -169,6 +169,28 @@ def test_a_member_of_the_group_is_admitted(host):
         assert answer.startswith("+OK")
 
 
+# ---- names ----
+
+def test_the_name_as_people_type_it(host):
+    """The whole address, and with capitals; the log shows both."""
+    password = host.account("p3dgnames")
+    host.deliver("p3dgnames")
+    for typed in "p3dgnames@example.org", "P3dgnames", "P3DGNAMES@Example.Org":
+        with session(host, typed, password) as (pop, answer):
+            assert answer.startswith("+OK 1 ")
+            assert pop.cmd("QUIT").startswith(b"+OK")
+        for what in "login", "logout":
+            host.log(f"{what}: user=<{typed}> account=<p3dgnames> ip=unknown ")
+    with session(host, "p3dgnames@example.org", "wrong") as (_, answer):
+        assert answer.startswith("-ERR [AUTH]")
+    host.log("login failed: user=<p3dgnames@example.org> account=<p3dgnames> "
+             "ip=unknown .*reason=credentials")
+    host.log("pam_unix.pop3d:auth.: authentication failure; .*user=p3dgnames$")
+    with session(host, "p3dgnobody@example.org", "any") as (_, answer):
+        assert answer.startswith("-ERR [AUTH]")
+    host.log("login failed: user=<p3dgnobody@example.org> ip=unknown ")
+
+
 # ---- what a session may do ----
 
 def test_many_groups(host):
@@ -291,12 +313,6 @@ def test_unusual_user_names(host, name):
         assert answer.startswith("+OK 2 ")
         assert [one[:3] for one in delete_first(pop)] == ["+OK", "+OK"]
     assert b"number 1" not in host.path(f"/var/mail/{name}").read_bytes()
-
-
-def test_case_matters_in_user_names(host):
-    password = host.account("p3dgcase")
-    with session(host, "P3DGCASE", password) as (_, answer):
-        assert answer.startswith("-ERR [AUTH]")
 
 
 # ---- not as root ----

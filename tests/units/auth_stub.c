@@ -46,6 +46,7 @@ auth_user(const char *user, const char *pass, const char *peer,
 	char *home = getenv("HOME");
 
 	(void)peer;
+	*pw = NULL;
 	if (name == NULL)
 		name = "alice";
 	if (strcmp(user, name) != 0 || strcmp(pass, "secret") != 0) {
