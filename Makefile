@@ -76,6 +76,10 @@ deb:
 	    -e "s/DATE/`date -uR -r pop3d.h`/" debian/changelog && \
 	    dpkg-buildpackage -us -uc -b -nc
 
+# As root: for RELEASES, "bookworm trixie", or this host's own.
+debcheck:
+	$(PYTHON) tests/deploy/package.py $(RELEASES)
+
 distcheck:
 	MAKE="$(MAKE)" PYTHON="$(PYTHON)" sh tests/deploy/distcheck.sh
 
@@ -85,5 +89,5 @@ clean:
 	cd tests && $(MAKE) clean
 
 .PHONY: all demo check model mutate crash sweep abuse soak bench fuzz coverage \
-	valgrind portability lint install uninstall dist deb distcheck \
-	clean
+	valgrind portability lint install uninstall dist deb debcheck \
+	distcheck clean

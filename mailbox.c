@@ -1628,6 +1628,7 @@ unique_id(const struct maildrop *drop, size_t n, char *text)
 
 enum state { IDLE, HOLE, CUT };		/* see UPDATE */
 
+/* etc/debian/postrm, too, reads the first three. */
 struct record {
 	uint64_t	magic;
 	uint64_t	sequence;
