@@ -1,22 +1,24 @@
 #!/bin/sh
-# On a fresh Debian 12 that is booted, follow README's sections INSTALL and
+# On a fresh Debian that is booted, follow README's sections INSTALL and
 # ENABLE AND ENCRYPT, and fetch a mail over TLS from another network.
 #
-# usage: fresh_tls.sh [-t tar] folder
+# usage: fresh_tls.sh [-r release] [-t tar] folder
 #
-# As root.  folder and tar: see fresh.sh.  The system is booted in namespaces:
-# its init is systemd, and its network has one cable, to the client's.
+# As root.  folder, release and tar: see fresh.sh.  The system is booted in
+# namespaces: its init is systemd, and its network has one cable, to the
+# client's.
 
 set -eu
 
 usage() {
-	echo "usage: $0 [-t tar] folder" >&2
+	echo "usage: $0 [-r release] [-t tar] folder" >&2
 	exit 64
 }
 
-tar=''
-while getopts t: option; do
+release='' tar=''
+while getopts r:t: option; do
 	case $option in
+	r) release=$OPTARG ;;
 	t) tar=$OPTARG ;;
 	*) usage ;;
 	esac
@@ -84,9 +86,8 @@ system() {
 fetch() {
 	printf '%s\n' 'From bob@example.org Thu Nov  5 10:00:00 2026' \
 	    'Subject: hello' '' 'Hi.' '' |
-	    system sh -c 'cat >/var/mail/p3dalice
-		chown p3dalice:mail /var/mail/p3dalice
-		chmod 660 /var/mail/p3dalice'
+	    system sh -c 'cat >/root/mail
+		install -o p3dalice -g mail -m 660 /root/mail /var/mail/p3dalice'
 	echo "# curl $*"
 	set -- nsenter --target "$client" --net curl -sS -m 60 \
 	    -u "p3dalice:$password" "$@"
@@ -107,12 +108,16 @@ fetch() {
 }
 
 # A server has an init, which a minbase system lacks.
-sh "$here/fresh.sh" ${tar:+-t "$tar"} "$root" 'apt-get update &&
+sh "$here/fresh.sh" ${release:+-r "$release"} ${tar:+-t "$tar"} "$root" \
+    'apt-get update &&
     DEBIAN_FRONTEND=noninteractive apt-get install -y \
 	--no-install-recommends systemd-sysv' >"$work/out" 2>&1 || {
 	cat "$work/out"
 	exit 1
 }
+
+# In namespaces it can load no modules, and would call itself degraded.
+ln -s /dev/null "$root/etc/systemd/system/systemd-modules-load.service"
 
 mount -t cgroup2 none "$work/cgroup"
 mkdir -p "$work/cgroup/pop3d-fresh"
@@ -163,6 +168,7 @@ password=$(od -An -N8 -tx1 /dev/urandom | tr -d ' ')
 system useradd -m p3dalice
 echo "p3dalice:$password" | system chpasswd
 follow 'A compiler, make'
+follow '^The spool should'
 follow 'whether to trust'
 follow '^Started by systemd'
 fetch -k pop3s://192.0.2.1/1

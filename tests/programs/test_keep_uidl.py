@@ -12,6 +12,20 @@ from harness import Maildrop, mail, needs, needs_root
 from host import ETC, Host
 
 KEEP_UIDL = ETC / "keep-uidl"
+DOVECOT = {
+    "2.3": """\
+mail_location = mbox:/home/p3dalice/mail:INBOX=/var/mail/%u:INDEX=/home/p3dalice/index
+mbox_write_locks = fcntl
+""",
+    "2.4": """\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+mail_driver = mbox
+mail_path = /home/p3dalice/mail
+mail_inbox_path = /var/mail/%{user}
+mail_index_path = /home/p3dalice/index
+mbox_write_locks = fcntl
+"""}
 
 
 def keep_uidl(*words, before=(), status=0):
@@ -40,6 +54,73 @@ def unique_ids(drop):
         return [line.split()[1].decode() for line in session.multi("UIDL")[1]]
 
 
+@needs_root
+@needs("doveadm")
+def test_pop3d_answers_with_the_ids_that_dovecot_gave():
+    with Host() as host:
+        password = host.account("p3dalice")
+        version = host.run("dovecot", "--version").stdout[:3]
+        host.path("/etc/p3d-dovecot.conf").write_text(
+            DOVECOT[version] + "log_path = /dev/null\nssl = no\n")
+        shutil.copy(KEEP_UIDL, host.path("/usr/local/sbin/keep-uidl"))
+        who = host.run("id", "-u", "p3dalice").stdout.strip()
+
+        def dovecot(*commands):
+            """The ids, in a session of dovecot's POP3 server."""
+            text = host.run(
+                "setpriv", f"--reuid={who}", f"--regid={who}",
+                "--clear-groups", "env", "HOME=/home/p3dalice",
+                "USER=p3dalice", "doveadm", "-c", "/etc/p3d-dovecot.conf",
+                "exec", "pop3",
+                input="\r\n".join(["UIDL", *commands, "QUIT", ""])).stdout
+            return re.findall(r"^\d+ ([0-9a-f]{16})\r?$", text, re.M)
+
+        def pop3d():
+            with host.pop3d("-s") as session:
+                assert session.login("p3dalice", password).startswith(b"+OK")
+                return [line.split()[1].decode()
+                        for line in session.multi("UIDL")[1]]
+
+        box = host.deliver("p3dalice", 3)
+        assert len(dovecot("DELE 1")) == 3
+        host.deliver("p3dalice", 2)
+        given = dovecot()
+        assert len(given) == 4
+        host.deliver("p3dalice")        # this one dovecot has not seen
+        before = box.read_bytes()
+
+        dry = host.run("keep-uidl", "-l", "dovecot", "/var/mail/p3dalice")
+        assert re.findall(r"^\d+ (\S+)$", dry.stdout, re.M) == given + ["-"]
+        assert box.read_bytes() == before
+        inode = box.stat().st_ino
+        host.run("keep-uidl", "-w", "dovecot", "/var/mail/p3dalice")
+
+        assert without_ids(box.read_bytes()) == before != box.read_bytes()
+        assert box.stat().st_ino == inode
+        assert sorted(path.name for path in box.parent.iterdir()) == [
+            "p3dalice"]
+        assert pop3d()[:4] == given
+        assert dovecot()[:4] == given   # and back
+
+
+def test_uw_ipop3d_has_its_two_numbers_in_the_other_order(tmp_path):
+    drop = Maildrop(tmp_path / "alice", numbered(3, 7, None))
+    assert "2 lines X-UIDL written" in keep_uidl("-w", "uw", drop.path)
+    ids = unique_ids(drop)
+    assert ids[:2] == ["6553f10000000003", "6553f10000000007"]
+    assert len(ids) == 3
+
+
+def test_the_pseudo_message_of_c_client_has_no_id(tmp_path):
+    pseudo = (b"From MAILER-DAEMON Thu Nov  5 10:00:00 2026\n"
+              b"Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\n"
+              b"X-IMAP: 1700000000 0000000009\n\ntext\n\n")
+    drop = Maildrop(tmp_path / "alice", pseudo + numbered(4, first=b""))
+    keep_uidl("-w", "uw", drop.path)
+    assert drop.content.startswith(pseudo)
+    assert unique_ids(drop) == ["6553f10000000004"]
+
+
 def test_a_mailbox_with_lines_that_end_in_crlf_keeps_them(tmp_path):
     content = numbered(1, 2).replace(b"\n", b"\r\n")
     drop = Maildrop(tmp_path / "alice", content)
@@ -56,6 +137,13 @@ def test_a_second_run_has_nothing_to_do(tmp_path):
         f"{drop.path}: 2 messages, 2 with an id of dovecot's, "
         "0 lines X-UIDL written\n")
     assert drop.state() == first
+
+
+def test_an_id_that_came_with_the_mail_is_no_longer_the_first(tmp_path):
+    drop = Maildrop(tmp_path / "alice", numbered(1, 2).replace(
+        b"Subject", b"X-UIDL: of-another-server\nSubject"))
+    keep_uidl("-w", "dovecot", drop.path)
+    assert unique_ids(drop) == ["000000016553f100", "000000026553f100"]
 
 
 REFUSED = {
