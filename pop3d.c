@@ -59,6 +59,7 @@
 #define ROW		32		/* lines are copied in such pieces */
 #define LOGIN_TRIES	3
 #define BAD_MAX		20		/* bad commands in a row */
+#define FAREWELL_LINES	20		/* that get the last refusal again */
 #define LOGGED_OCTETS	64		/* of a stranger's text */
 #define LOGGED_SIZE	(4 * LOGGED_OCTETS + 1)	/* of that, printable */
 #define REST		(-1)		/* the argument is the rest of line */
@@ -71,11 +72,14 @@
 #ifndef REFUSAL
 #define REFUSAL		(2 * SECOND)	/* a refused login is answered on it */
 #endif
+#ifndef FAREWELL_SECONDS
+#define FAREWELL_SECONDS 10		/* for the last refusal to be heard */
+#endif
 #ifndef AUTOLOGOUT_MIN
 #define AUTOLOGOUT_MIN	600		/* seconds: RFC 1939, section 3 */
 #endif
 
-enum state { AUTHORIZATION, TRANSACTION, UPDATE };
+enum state { AUTHORIZATION, TRANSACTION, UPDATE, FAREWELL };
 
 /*
  * A handler answers +OK itself and returns NULL, or returns the text of the
@@ -241,9 +245,9 @@ close_maildrop(void)
 	maildrop_close(&drop);
 }
 
-/* What mailbox.c could not do: to the log, to the client, and the end. */
+/* What mailbox.c could not do ends the session: to the log, to the client. */
 static const char *
-trouble(const char *what)
+give_up(const char *what)
 {
 	char mailbox[LOGGED_SIZE];
 	int error = errno;
@@ -278,12 +282,11 @@ trouble(const char *what)
 }
 
 static void
-end_session(const char *reason)
+log_end(const char *reason)
 {
 	long long seconds = (long long)(time(NULL) - session.began);
 
 	dispose(SIG_IGN);	/* one that is pending would end log_line() */
-	close_maildrop();
 	if (session.state == AUTHORIZATION)
 		log_line(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
 		    session.peer, seconds, reason);
@@ -293,6 +296,14 @@ end_session(const char *reason)
 		    session.retrieved, session.retrieved_octets,
 		    session.topped, session.topped_octets, session.deleted,
 		    session.left, seconds, reason);
+}
+
+static void
+end_session(const char *reason)
+{
+	close_maildrop();
+	if (session.state != FAREWELL)
+		log_end(reason);
 	exit(0);
 }
 
@@ -327,7 +338,7 @@ wait_until(long long deadline, int fd, short events)
 static void
 wait_for_client(int fd, short events)
 {
-	if (session.state != AUTHORIZATION)
+	if (session.state == TRANSACTION || session.state == UPDATE)
 		session.deadline = now() + option.autologout * SECOND;
 	if (!wait_until(session.deadline, fd, events))
 		end_session(session.state == AUTHORIZATION ? "timeout" :
@@ -452,20 +463,6 @@ read_line(size_t limit)
 	return line;
 }
 
-/* Nothing but digits; what is too large is ULONG_MAX. */
-static bool
-digits(const char *text, unsigned long *number)
-{
-	const char *p;
-
-	for (p = text; *p >= '0' && *p <= '9'; p++)
-		continue;
-	if (p == text || *p != '\0')
-		return false;
-	*number = strtoul(text, NULL, 10);
-	return true;
-}
-
 /* Of a password nothing stays in the buffer, even if it was no good as one. */
 static void
 wipe_input(void)
@@ -474,29 +471,7 @@ wipe_input(void)
 	explicit_bzero(in.data + in.last, sizeof(in.data) - in.last);
 }
 
-static const char *
-bad(const char *text)
-{
-	session.bad++;
-	return text;
-}
-
 /* ---- AUTHORIZATION ---- */
-
-/* How many messages are not deleted, and their octets. */
-static size_t
-totals(long long *octets)
-{
-	size_t n, count = 0;
-
-	*octets = 0;
-	for (n = 0; n < drop.count; n++)
-		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
-			*octets += drop.messages[n].octets;
-			count++;
-		}
-	return count;
-}
 
 static const char *
 cmd_stls(char **args)
@@ -583,6 +558,21 @@ log_state(void)
 	errno = error;
 }
 
+/* How many messages are not deleted, and their octets. */
+static size_t
+totals(long long *octets)
+{
+	size_t n, count = 0;
+
+	*octets = 0;
+	for (n = 0; n < drop.count; n++)
+		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
+			*octets += drop.messages[n].octets;
+			count++;
+		}
+	return count;
+}
+
 /* From root to the user, and to TRANSACTION: +OK only with all in hand. */
 static const char *
 begin_transaction(const struct passwd *pw, const char *method)
@@ -592,17 +582,16 @@ begin_transaction(const struct passwd *pw, const char *method)
 	size_t count;
 	int error = 0;
 
-	session.state = TRANSACTION;
 	if (!set_mailbox(pw)) {
 		errno = EPERM;
-		return trouble("path");
+		return give_up("path");
 	}
 	may_hang(HANG_SECONDS);
 	failed = enter_maildrop(pw, &missing, &error);
 	did_not_hang();
 	log_state();
 	if (failed != NULL)
-		return trouble(failed);
+		return give_up(failed);
 	if (missing != NULL)
 		log_line(LOG_NOTICE, "not confined: %s: %s", missing,
 		    strerror(error));
@@ -612,6 +601,7 @@ begin_transaction(const struct passwd *pw, const char *method)
 	    "octets=%lld", who(), method, option.encrypted ? "yes" : "no",
 	    count, octets);
 	put_line("+OK %zu messages (%lld octets)", count, octets);
+	session.state = TRANSACTION;
 	return NULL;
 }
 
@@ -742,6 +732,13 @@ plain(char *response)
 }
 
 static const char *
+bad(const char *text)
+{
+	session.bad++;
+	return text;
+}
+
+static const char *
 cmd_auth(char **args)
 {
 	char *response = args[1];
@@ -770,6 +767,20 @@ cmd_auth(char **args)
 }
 
 /* ---- TRANSACTION ---- */
+
+/* Nothing but digits; what is too large is ULONG_MAX. */
+static bool
+digits(const char *text, unsigned long *number)
+{
+	const char *p;
+
+	for (p = text; *p >= '0' && *p <= '9'; p++)
+		continue;
+	if (p == text || *p != '\0')
+		return false;
+	*number = strtoul(text, NULL, 10);
+	return true;
+}
 
 /* The one place where an argument becomes a message, *n from 0. */
 static const char *
@@ -842,7 +853,7 @@ static const char *
 cmd_uidl(char **args)
 {
 	if (maildrop_ids(&drop) == -1)
-		return trouble("uidl");
+		return give_up("uidl");
 	return listing(args[0], unique_id);
 }
 
@@ -930,7 +941,7 @@ send_message(size_t n, struct sending *s)
 
 	if (message_begin(&drop, n) == -1 ||
 	    (size = message_read(&drop, &text)) == -1)
-		return trouble("read");
+		return give_up("read");
 	if (s->top)
 		put_line("+OK top follows");
 	else
@@ -938,7 +949,7 @@ send_message(size_t n, struct sending *s)
 	while (size > 0 && put_text(s, text, (size_t)size))
 		size = message_read(&drop, &text);
 	if (size == -1) {
-		trouble("read");
+		give_up("read");
 		end_session("changed");
 	}
 	if (out.data[out.size - 1] != '\n') {
@@ -1033,7 +1044,7 @@ cmd_update(char **args)
 	session.deleted = drop.count - totals(&octets);
 	if (maildrop_update(&drop) == -1) {
 		session.deleted = 0;
-		return trouble("update");
+		return give_up("update");
 	}
 	close_maildrop();
 	return cmd_quit(args);
@@ -1111,6 +1122,36 @@ run(const struct command *table, char *line)
 	return cmd->run(args);
 }
 
+/*
+ * All is released and logged, but who was refused hears why: mail programs try
+ * another way to log in at once, and show their user a lost connection, or ask
+ * for a new password, if nobody is there.  What was sent is read to its end, or
+ * else TCP's reset could overtake the answer.
+ */
+static void
+farewell(const char *error)
+{
+	const char *line;
+	int n;
+
+	session.state = FAREWELL;
+	session.deadline = now() + FAREWELL_SECONDS * SECOND;
+	for (n = 0; n < FAREWELL_LINES; n++) {
+		line = read_line(SASL_MAX_OCTETS);
+		if (line != NULL && strcasecmp(line, "QUIT") == 0)
+			break;
+		put_line("-ERR %s", error);
+		wipe_input();
+	}
+	if (n < FAREWELL_LINES)
+		put_line("+OK bye");
+	flush();
+	while (shutdown(STDOUT_FILENO, SHUT_WR) == 0) {
+		in.next = in.last;
+		fill();
+	}
+}
+
 /* One command, one response, which may be the last. */
 static void
 serve(const struct command *table)
@@ -1126,10 +1167,14 @@ serve(const struct command *table)
 		put_line("-ERR %s", error);
 	if (session.bad == BAD_MAX)
 		session.ending = "bad-commands";
-	if (session.ending != NULL) {
-		flush();
-		end_session(session.ending);
-	}
+	if (session.ending == NULL)
+		return;
+	close_maildrop();
+	flush();
+	log_end(session.ending);
+	if (error != NULL)
+		farewell(error);
+	exit(0);
 }
 
 /* ---- start ---- */
@@ -1198,11 +1243,34 @@ lift(int resource)
 	}
 }
 
+/*
+ * A client that vanished, a telephone out of reach, frees its maildrop after
+ * two minutes.  All this fails on what is no socket, and is not needed then.
+ */
+static void
+set_socket(void)
+{
+	static const struct {
+		int	level, name, value;
+	} all[] = {
+		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, 60 },
+		{ IPPROTO_TCP, TCP_KEEPINTVL, 15 },
+		{ IPPROTO_TCP, TCP_KEEPCNT, 4 },
+		{ IPPROTO_TCP, TCP_NODELAY, 1 },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		setsockopt(STDIN_FILENO, all[i].level, all[i].name,
+		    &all[i].value, sizeof(all[i].value));
+}
+
 /* Nothing that was inherited is trusted. */
 static void
 start(void)
 {
-	int on = 1, fd;
+	int fd;
 	size_t i;
 
 	sigemptyset(&ending);
@@ -1230,23 +1298,29 @@ start(void)
 	umask(077);
 	session.began = time(NULL);
 	session.deadline = now() + LOGIN_SECONDS * SECOND;
-	/* These fail on what is no socket, and then are not needed. */
-	setsockopt(STDIN_FILENO, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	setsockopt(STDIN_FILENO, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	set_socket();
 }
 
-/* Only what is an address, in the form that the log has. */
+/*
+ * Only what is an address, in the form that the log has: without a zone, as
+ * of fe80::1%eth0.
+ */
 static bool
-set_peer(const char *host)
+set_peer(const char *text)
 {
-	struct in6_addr v6;
-	struct in_addr v4;
+	char buf[INET6_ADDRSTRLEN], *host = buf;
+	struct in6_addr address;
+	size_t size = strcspn(text, "%");
 
-	if (strncasecmp(host, "::ffff:", 7) == 0 &&
-	    inet_pton(AF_INET, host + 7, &v4) == 1)
+	if (size >= sizeof(buf))
+		return false;
+	memcpy(buf, text, size);
+	buf[size] = '\0';
+	if (strncasecmp(buf, "::ffff:", 7) == 0 &&
+	    inet_pton(AF_INET, buf + 7, &address) == 1)
 		host += 7;
-	if (inet_pton(AF_INET, host, &v4) != 1 &&
-	    inet_pton(AF_INET6, host, &v6) != 1)
+	if (inet_pton(AF_INET, host, &address) != 1 &&
+	    inet_pton(AF_INET6, host, &address) != 1)
 		return false;
 	strlcpy(session.peer, host, sizeof(session.peer));
 	setproctitle("%s", session.peer);
@@ -1286,9 +1360,14 @@ find_peer(void)
 	if (address != NULL && inet_ntop(ss.ss_family, address, host,
 	    sizeof(host)) != NULL && set_peer(host) && !is_loopback())
 		return;
-	for (i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
-		if ((value = getenv(variables[i])) != NULL && set_peer(value))
+	for (i = 0; i < sizeof(variables) / sizeof(variables[0]); i++) {
+		if ((value = getenv(variables[i])) == NULL)
+			continue;
+		if (set_peer(value))
 			return;
+		/* Somebody, but not this host. */
+		strlcpy(session.peer, "unknown", sizeof(session.peer));
+	}
 }
 
 /*
@@ -1317,11 +1396,13 @@ read_proxy(void)
 		end_session("proxy");
 	family = strcmp(args[1], "TCP4") == 0 ? AF_INET :
 	    strcmp(args[1], "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
-	for (i = 2; i < 4; i++)
+	for (i = 2; i < 4; i++) {
+		args[i][strcspn(args[i], "%")] = '\0';
 		if (family == AF_UNSPEC ||
 		    inet_pton(family, args[i], address) != 1 ||
 		    !digits(args[i + 2], &port) || port > 65535)
 			end_session("proxy");
+	}
 	set_peer(args[2]);
 }
 

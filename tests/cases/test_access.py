@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from harness import (HASTY, LOGIN, STUB, Maildrop, Session, mail, needs_root, talk,
-                     wait_for)
+from harness import (HASTY, LOGIN, STUB, Maildrop, Session, mail, needs_root,
+                     superserver, talk, wait_for)
 
 USAGE = "usage: "
 PERM = b"-ERR [SYS/PERM] "
@@ -263,11 +263,25 @@ def test_a_refusal_is_in_the_log_before_its_answer():
 @pytest.mark.parametrize("address, logged", [
     ("192.0.2.7", "192.0.2.7"), ("2001:db8::7", "2001:db8::7"),
     ("::ffff:192.0.2.7", "192.0.2.7"), ("example.org", "unknown"),
+    ("fe80::1%eth0", "fe80::1"), ("fe80::1%a-long-name-of-a-zone", "fe80::1"),
+    ("", "unknown"), ("%eth0", "unknown"), ("localhost", "unknown"),
     ("192.0.2.7 user=<root>", "unknown")])
 def test_a_superserver_tells_the_address(variable, address, logged):
     log = talk(STUB, "-d", "-p", env={variable: address},
                data=b"USER bob\r\nPASS hush\r\nQUIT\r\n")[2]
     assert f"user=<bob> ip={logged} method=PASS" in log
+
+
+@pytest.mark.parametrize("variable", ["TCPREMOTEIP", "REMOTE_HOST",
+                                      "REMOTE_ADDR"])
+@pytest.mark.parametrize("value", ["example.org", "localhost", "", "127.1",
+                                   "fe80::1%lo"])
+def test_what_is_no_address_is_not_this_host(variable, value):
+    """Behind a wrapper on this host that speaks for somebody."""
+    with superserver("systemd", "env", f"{variable}={value}", STUB) as port, \
+            Session.connect(port) as session:
+        session.line()
+        assert session.cmd("USER alice").startswith(b"-ERR")
 
 
 @pytest.mark.parametrize("address, taken", [

@@ -18,6 +18,7 @@ LONGEST = b"PROXY UNKNOWN " + b"f" * (107 - 16) + b"\r\n"
     (b"PROXY TCP4 192.0.2.7 192.0.2.1 0 65535\r\n", "192.0.2.7"),
     (b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 995\r\n", "2001:db8::7"),
     (b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:192.0.2.1 1 2\r\n", "192.0.2.7"),
+    (b"PROXY TCP6 fe80::7%eth0 fe80::1%eth0 1 2\r\n", "fe80::7"),
     (b"PROXY UNKNOWN\r\n", "unknown"),
     (b"PROXY UNKNOWN 192.0.2.7 192.0.2.1 56324 995\r\n", "unknown"),
     (LONGEST, "unknown"),

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from harness import (HASTY, LOGIN, PATIENCE, QUICK, STUB, Maildrop, Session, account,
-                     mail, needs, needs_root)
+from harness import (BUILD, HASTY, LOGIN, PATIENCE, QUICK, STUB, Maildrop, Session,
+                     account, mail, needs, needs_root, superserver, wait_for)
 
 # What build/pop3d-stub-hasty was made with.
 AUTOLOGOUT_MIN, LOGIN_SECONDS = 2, 4
@@ -125,6 +125,89 @@ def test_nothing_is_left_beside_the_mailbox(drop):
         session.wait()
     assert sorted(os.listdir(drop.path.parent)) == [drop.side.name, "alice"]
     assert drop.side.stat().st_mode & 0o777 == 0o600
+
+
+# ---- the farewell ----
+
+PATIENT = BUILD / "pop3d-stub-patient"      # its farewell takes 10 s
+HEARD_AGAIN = 20                            # lines
+
+
+def test_thunderbird_hears_why_it_was_refused(drop):
+    """It tries its second way to log in at once, and shows the last answer."""
+    with drop.session(binary=PATIENT) as first, \
+            drop.session(binary=PATIENT) as second:
+        assert first.login().startswith(b"+OK")
+        second.line()
+        second.multi("CAPA")
+        assert second.cmd("AUTH PLAIN") == b"+ "
+        answer = second.cmd("AGFsaWNlAHNlY3JldA==")
+        assert answer.startswith(b"-ERR [IN-USE] ") and b"lock" in answer
+        assert second.cmd("USER alice") == answer
+        assert second.cmd("PASS secret") == answer
+        assert second.cmd("QUIT").startswith(b"+OK")
+        assert second.rest() == b""
+        assert "no login: ip=unknown seconds=" in second.log()
+        assert second.log().rstrip().endswith("reason=maildrop")
+
+
+def test_who_says_farewell_holds_nothing(tmp_path):
+    drop = Maildrop(tmp_path / "alice", b"Dear diary\n")
+    with drop.session(binary=PATIENT) as refused:
+        assert refused.login() == b"-ERR [SYS/PERM] not a mailbox"
+        drop.path.write_bytes(mail(1))
+        with drop.session() as session:
+            assert session.login().startswith(b"+OK 1 ")
+        assert refused.cmd("STAT") == b"-ERR [SYS/PERM] not a mailbox"
+
+
+def refusals(session, more=b""):
+    """Three refused logins, and more lines, in one segment."""
+    session.send(3 * b"AUTH PLAIN AGJvYgB4\r\n" + more)
+    assert session.line().startswith(b"+OK")
+    return [session.line() for _ in range(3)]
+
+
+def test_a_farewell_has_an_end(drop):
+    """In time, and in lines; the log does not wait for it."""
+    with drop.session() as silent:      # 1 s
+        refusals(silent)
+        wait_for(lambda: "reason=refused" in silent.log())
+        assert silent.rest() == b""
+        assert silent.wait() == 0
+        assert silent.log().count("no login") == 1
+    with drop.session(binary=PATIENT) as session:
+        answer = refusals(session, (HEARD_AGAIN + 5) * b"NOOP\r\n")[0]
+        assert session.rest().split(b"\r\n") == [*HEARD_AGAIN * [answer], b""]
+        assert session.wait() == 0
+
+
+def test_a_client_that_sends_on_loses_no_answer():
+    """Octets that nobody reads would reset the connection."""
+    with superserver("systemd", PATIENT, "-p") as port, \
+            Session.connect(port) as session:
+        answer = refusals(session, 5 * b"NOOP\r\n")[0]
+        for _ in range(5):
+            assert session.line() == answer
+        assert session.cmd("QUIT").startswith(b"+OK")
+        session.send(b"NOOP\r\n")
+        assert session.sock.recv(1) == b""
+        session.send(b"NOOP\r\n")
+        session.end()
+        assert session.sock.recv(1) == b""
+
+
+def test_a_client_that_vanished_is_asked_for_after_a_minute():
+    """By TCP's keep-alive."""
+    with superserver("systemd", STUB, "-p") as port, \
+            Session.connect(port) as session:
+        session.line()
+        mine = "%04X" % session.sock.getsockname()[1]
+        with open("/proc/net/tcp") as table:
+            timer, = re.findall(rf" \w+:{port:04X} \w+:{mine} 01 \S+ (\S+)",
+                                table.read())
+        kind, left = timer.split(":")
+        assert kind == "02" and int(left, 16) <= 60 * os.sysconf("SC_CLK_TCK")
 
 
 # ---- two sessions ----

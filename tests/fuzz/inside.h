@@ -120,6 +120,7 @@ write_log(const char *format, va_list ap)
 #define alarm(seconds)		((void)(seconds))
 #define signal(sig, how)	((void)(how))
 #define setrlimit(what, limit)	((void)*(limit))
+#define shutdown(fd, how)	(-1)
 #define open(path, flags)	(STDERR_FILENO + 1)
 #define dup2(fd, to)		((void)0)
 #define closefrom(fd)		((void)0)
@@ -140,6 +141,7 @@ int pop3d_main(int, char **, char **);
 #undef read
 #undef write
 #undef open
+#undef shutdown
 #undef dup2
 #undef send
 #undef ppoll

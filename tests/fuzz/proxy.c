@@ -57,6 +57,9 @@ reference(const char *data, size_t size, const char **address)
 	if (strcmp(line, again) != 0 || !is_port(word[3]) ||
 	    !is_port(word[4]))
 		return NO_HEADER;
+	for (int i = 1; i < 3; i++)	/* no zone */
+		if (strchr(word[i], '%') != NULL)
+			*strchr(word[i], '%') = '\0';
 	family = strcmp(word[0], "TCP4") == 0 ? AF_INET :
 	    strcmp(word[0], "TCP6") == 0 ? AF_INET6 : AF_UNSPEC;
 	if (family == AF_UNSPEC || inet_pton(family, word[1], host) != 1 ||
