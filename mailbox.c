@@ -615,15 +615,19 @@ like(const char *w, size_t n, const char *form)
 	return *form == '\0';
 }
 
-#define DAYS	"SunMonTueWedThuFriSat"
-#define MONTHS	"JanFebMarAprMayJunJulAugSepOctNovDec"
+#define DAYS	"Sun Mon Tue Wed Thu Fri Sat "
+#define MONTHS	"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec "
 
-/* One of the three-letter names in list. */
+/* One of the three-letter names in list.  Four bytes are compared at once. */
 static bool
 named(const char *w, size_t n, const char *list)
 {
-	for (; n == 3 && *list != '\0'; list += 3)
-		if (memcmp(w, list, 3) == 0)
+	char name[4] = "    ";
+
+	if (n == 3)
+		memcpy(name, w, 3);
+	for (; *list != '\0'; list += sizeof(name))
+		if (memcmp(name, list, sizeof(name)) == 0)
 			return true;
 	return false;
 }
@@ -704,13 +708,28 @@ date_of(const char *p, const char *end)
 	return NO_DATE;
 }
 
+static bool
+is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static bool
+two_digits(const char *w)
+{
+	return is_digit(w[0]) && is_digit(w[1]);
+}
+
 /* Of the 24 bytes at w: the date as nearly all programs write it. */
 static bool
 is_asctime(const char *w)
 {
 	return named(w, 3, DAYS) && w[3] == ' ' && named(w + 4, 3, MONTHS) &&
-	    like(w + 7, 17, w[8] == ' ' ? "  0 00:00:00 0000" :
-	    " 00 00:00:00 0000");
+	    w[7] == ' ' && (w[8] == ' ' || is_digit(w[8])) &&
+	    is_digit(w[9]) && w[10] == ' ' && two_digits(w + 11) &&
+	    w[13] == ':' && two_digits(w + 14) && w[16] == ':' &&
+	    two_digits(w + 17) && w[19] == ' ' && two_digits(w + 20) &&
+	    two_digits(w + 22);
 }
 
 /* Bytes of the empty line at p, with n bytes there, or 0. */
@@ -779,7 +798,9 @@ has_name(const char *p, size_t n, const char *name)
 {
 	size_t length = strlen(name);
 
-	return n >= length && strncasecmp(p, name, length) == 0;
+	/* One letter tells most of them apart, and quickly. */
+	return n >= length && ((p[2] ^ name[2]) & 0x1f) == 0 &&
+	    strncasecmp(p, name, length) == 0;
 }
 
 static enum kind
@@ -1244,8 +1265,10 @@ digest_plain(struct scan *outer, const struct message *m)
 static bool
 is_plain_id(const char *text, uint64_t *id)
 {
+	if (strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
+		return false;
 	*id = strtoull(text, NULL, 16);
-	return strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16;
+	return true;
 }
 
 static int
