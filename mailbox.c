@@ -182,7 +182,8 @@ sum(uint64_t so_far, const void *data, size_t size)
 		h = mix(h ^ word);
 	}
 	word = 0;
-	memcpy(&word, p, size);
+	if (size > 0)
+		memcpy(&word, p, size);
 	return mix(h ^ word);
 }
 
@@ -1882,7 +1883,7 @@ is_plausible(const struct maildrop *drop)
 	for (i = 0; i < drop->count; i++) {
 		m = &drop->messages[i];
 		end = message_end(drop, i);
-		if (m->start < 0 || m->start > end ||
+		if (m->start < 0 || m->start > end || end > drop->end ||
 		    m->from + m->separator > end - m->start ||
 		    m->octets < 0 || m->octets > 2 * (end - m->start) + 2 ||
 		    (m->flags & ~(MSG_PRIVATE | MSG_UIDL)) != 0)
@@ -1930,7 +1931,8 @@ load_index(struct maildrop *drop)
 {
 	struct index x;
 
-	if (drop->side == -1 || drop->seen.size < INDEX_MIN ||
+	if (drop->side == -1 || hidden(drop) != 0 ||
+	    drop->seen.size < INDEX_MIN ||
 	    read_all(drop->side, &x, sizeof(x), SIDE_DATA) == -1 ||
 	    x.magic != INDEX_MAGIC ||
 	    x.self != sum(0, &x, offsetof(struct index, self)) ||
@@ -2492,8 +2494,13 @@ static int
 matches(struct maildrop *drop, const struct record *rec, off_t size, bool cut)
 {
 	struct record now = *rec;
+	struct stamp side;
 
 	if (!is_range(rec) || size < (cut ? rec->w : rec->size))
+		return 0;
+	if (look_at(drop->side, "", &side) == -1)
+		return -1;
+	if (rec->n > 0 && side.size < SIDE_DATA + rec->n)
 		return 0;
 	if (take_anchors(drop, &now) == -1 ||
 	    copy_saved(drop, rec, -1, 0, &now.saved) == -1)
