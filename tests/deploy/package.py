@@ -147,7 +147,7 @@ class System:
 
     def listens(self, port):
         return f":{port:04X} " in self.ask(
-            "cut -c 1-40 /proc/net/tcp /proc/net/tcp6 | grep ':0000 '")
+            "cat /proc/net/tcp /proc/net/tcp6 | grep ':0000 0A '")
 
     def files(self):
         """Each file that a package could have left: its kind and content."""
