@@ -39,6 +39,7 @@
  */
 
 #include <sys/file.h>
+#include <sys/param.h>
 #include <sys/resource.h>
 #include <sys/vfs.h>
 
@@ -1668,29 +1669,20 @@ struct record {
 	uint64_t	self;		/* and of all the above */
 };
 
-/* What a slot holds. */
-enum { EMPTY, TORN, VALID, STRANGE };
-
 static uint64_t
 self_sum(const struct record *rec)
 {
 	return sum(0, rec, offsetof(struct record, self));
 }
 
-static int
-kind_of_slot(const struct record *slot)
+/* Of another version of this program, or byte order. */
+static bool
+is_strange(const struct record *slot)
 {
-	static const struct record empty;
 	const uint64_t kin = RECORD_MAGIC >> 8;
 
-	if (memcmp(slot, &empty, sizeof(empty)) == 0)
-		return EMPTY;
-	if (slot->magic == RECORD_MAGIC)
-		return slot->self == self_sum(slot) && slot->state <= CUT ?
-		    VALID : TORN;
-	/* Another version of this program, or byte order. */
-	return slot->magic >> 8 == kin || bswap_64(slot->magic) >> 8 == kin ?
-	    STRANGE : TORN;
+	return slot->magic != RECORD_MAGIC && (slot->magic >> 8 == kin ||
+	    bswap_64(slot->magic) >> 8 == kin);
 }
 
 /*
@@ -1702,7 +1694,7 @@ static int
 latest_record(struct maildrop *drop, struct record *rec)
 {
 	struct record slot;
-	int i, kind;
+	int i;
 
 	memset(rec, 0, sizeof(*rec));
 	for (i = 0; drop->side != -1 && i < 2; i++) {
@@ -1710,10 +1702,11 @@ latest_record(struct maildrop *drop, struct record *rec)
 		if (read_at(drop->side, &slot, sizeof(slot),
 		    i * SIDE_SLOTS) == -1)
 			return failed(drop, "cannot read the side file");
-		kind = kind_of_slot(&slot);
-		if (kind == STRANGE)
+		if (is_strange(&slot))
 			return 1;
-		if (kind == VALID && slot.sequence >= rec->sequence)
+		if (slot.magic == RECORD_MAGIC && slot.state <= CUT &&
+		    slot.self == self_sum(&slot) &&
+		    slot.sequence >= rec->sequence)
 			*rec = slot;
 	}
 	return 0;
@@ -1764,7 +1757,8 @@ check_side(struct maildrop *drop)
 
 	if (drop->side == -1)
 		failed(drop, "cannot open the side file");
-	if (look_at(drop->dir, drop->side_name, &s) == -1)
+	if ((drop->side != -1 ? look_at(drop->side, "", &s) :
+	    look_at(drop->dir, drop->side_name, &s)) == -1)
 		return drop->side == -1 && errno == ENOENT ? 0 :
 		    failed(drop, "cannot look at the side file");
 	if (check_file(drop, drop->side_name, &s) == 0)
@@ -2170,18 +2164,6 @@ anchor(const struct maildrop *drop, off_t from, off_t to, uint64_t *result)
 	return 0;
 }
 
-static off_t
-most(off_t a, off_t b)
-{
-	return a > b ? a : b;
-}
-
-static off_t
-least(off_t a, off_t b)
-{
-	return a < b ? a : b;
-}
-
 /* The record's anchors, as the mailbox is now. */
 static int
 take_anchors(const struct maildrop *drop, struct record *rec)
@@ -2191,7 +2173,7 @@ take_anchors(const struct maildrop *drop, struct record *rec)
 	rec->before = rec->live = rec->end = 0;
 	if (rec->state == IDLE)
 		return 0;
-	if (anchor(drop, most(0, rec->w - ANCHOR), rec->w,
+	if (anchor(drop, MAX(0, rec->w - ANCHOR), rec->w,
 	    &rec->before) == -1)
 		return -1;
 	if (rec->state == CUT)
@@ -2202,10 +2184,10 @@ take_anchors(const struct maildrop *drop, struct record *rec)
 		mark = mark_size(rec);
 	quiet = rec->n > 0 ? rec->w + rec->n :
 	    rec->r < rec->size ? rec->r : rec->w + mark;
-	if (anchor(drop, live, least(live + ANCHOR, rec->size),
+	if (anchor(drop, live, MIN(live + ANCHOR, rec->size),
 	    &rec->live) == -1)
 		return -1;
-	return anchor(drop, most(quiet, rec->size - mark - ANCHOR),
+	return anchor(drop, MAX(quiet, rec->size - mark - ANCHOR),
 	    rec->size - mark, &rec->end);
 }
 
@@ -2250,14 +2232,14 @@ reserve(struct update *u)
 	    limit.rlim_cur < (rlim_t)u->size || limit.rlim_cur < SIDE_DATA)
 		return fail(u->drop, EFBIG, "file size limit below the "
 		    "mailbox");
-	room = room <= hole ? 0 : least(room, DATA_AREA_MAX);
+	room = room <= hole ? 0 : MIN(room, DATA_AREA_MAX);
 	if ((rlim_t)room > limit.rlim_cur - SIDE_DATA)
 		room = (off_t)(limit.rlim_cur - SIDE_DATA);
 	while (room > 0 && fallocate(u->drop->side, 0, SIDE_DATA,
 	    room) == -1 && errno != EOPNOTSUPP)
 		room = room > SIDE_SLOTS ? room / 2 : 0;
 	u->room = room;
-	if (u->left == 0 || (u->left - 1) / STEPS_MAX < most(hole, room))
+	if (u->left == 0 || (u->left - 1) / STEPS_MAX < MAX(hole, room))
 		return 0;
 	give_back_room(u->drop);
 	return fail(u->drop, ENOSPC, "too little room to delete so little");
@@ -2282,7 +2264,7 @@ step(struct update *u)
 {
 	const struct record *rec = &u->rec;
 	struct maildrop *drop = u->drop;
-	off_t hole = rec->r - rec->w, n = least(u->left, most(hole, u->room));
+	off_t hole = rec->r - rec->w, n = MIN(u->left, MAX(hole, u->room));
 	uint64_t saved;
 	off_t next;
 
@@ -2369,16 +2351,6 @@ make_mark(struct record *rec)
 		rec->mark[i] = (uint8_t)(1 + arc4random_uniform(255));
 }
 
-/* All that was scanned is deleted, and nothing has come since. */
-static int
-delete_all(struct update *u)
-{
-	u->drop->begun = true;
-	if (ftruncate(u->drop->fd, 0) == -1 || fsync(u->drop->fd) == -1)
-		return failed(u->drop, "cannot empty the mailbox");
-	return 0;
-}
-
 /* Under all locks, the deleted messages being where the scan found them. */
 static int
 update(struct update *u)
@@ -2390,8 +2362,11 @@ update(struct update *u)
 		return -1;
 	w = next_dead(u);
 	r = skip_dead(u, w);
-	if (w == 0 && r == u->size)
-		return delete_all(u);
+	if (w == 0 && r == u->size) {
+		drop->begun = true;
+		return ftruncate(drop->fd, 0) == -1 || fsync(drop->fd) == -1 ?
+		    failed(drop, "cannot empty the mailbox") : 0;
+	}
 	if (drop->side == -1)
 		return fail(drop, ENOSPC, "without a side file only all "
 		    "messages can be deleted");
@@ -2568,12 +2543,14 @@ read_through(struct update *u)
 }
 
 static int
-recover(struct maildrop *drop, const struct record *rec)
+recover(struct maildrop *drop, const struct record *rec, bool strange)
 {
 	struct update u = { .drop = drop, .rec = *rec };
 	int n = 0, cut = 0;
 
-	if (drop->fd == -1)
+	if (strange)	/* and who knows what the data area holds */
+		u.rec.n = 1;
+	if (strange || drop->fd == -1)
 		return give_up(&u);
 	if (look_at(drop->fd, "", &drop->seen) == -1)
 		return failed(drop, "cannot look at the mailbox");
@@ -2593,16 +2570,6 @@ recover(struct maildrop *drop, const struct record *rec)
 	return 0;
 }
 
-/* A record that cannot be understood: so is the data area. */
-static int
-give_up_strange(struct maildrop *drop)
-{
-	drop->lost = true;
-	fail(drop, ESTALE, "the side file has a record of another version");
-	only_read(drop);
-	(void)set_aside(drop);
-	return 0;
-}
 
 /* ---- a maildrop's life ---- */
 
@@ -2723,7 +2690,7 @@ recover_latest(struct maildrop *drop)
 	block_signals(&before);
 	alarm(0);
 	drop->watched = false;
-	n = n == 1 ? give_up_strange(drop) : recover(drop, &rec);
+	n = recover(drop, &rec, n == 1);
 	drop->watched = true;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return n;
@@ -2776,25 +2743,14 @@ maildrop_begin(struct maildrop *drop)
 	return n;
 }
 
-static bool
-is_any_deleted(const struct maildrop *drop)
-{
-	size_t i;
-
-	for (i = 0; i < drop->count; i++)
-		if (drop->messages[i].flags & MSG_DELETED)
-			return true;
-	return false;
-}
-
 int
 maildrop_update(struct maildrop *drop)
 {
-	struct update u = { .drop = drop };
+	struct update u = { .drop = drop, .size = -1 };
 	sigset_t before;
 	int n = -1;
 
-	if (!is_any_deleted(drop))
+	if (next_dead(&u) == u.size)	/* there is none */
 		return 0;
 	if (!drop->writable)
 		return fail(drop, EROFS, "%.200s", drop->note);
