@@ -294,54 +294,98 @@ protect_memory(void)
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
+/* Newer than the headers of Debian 12, with the ABI that brought them. */
+enum {
+	FS_TRUNCATE	= 1 << 14,	/* 3 */
+	NET_BIND_TCP	= 1 << 0,	/* 4 */
+	NET_CONNECT_TCP	= 1 << 1,	/* 4 */
+	FS_IOCTL_DEV	= 1 << 15,	/* 5 */
+	SCOPE_ABSTRACT_UNIX_SOCKET = 1 << 0,	/* 6 */
+	SCOPE_SIGNAL	= 1 << 1	/* 6 */
+};
+
+struct rights {			/* struct landlock_ruleset_attr of ABI 6 */
+	uint64_t	fs, net, scoped;
+};
+
 /*
- * Landlock: of all file names only those in dir, and of these only creating
- * and removing, which the dotlock needs.  Above all no opening: with the
- * spool's gid a session that was taken over could read everybody's mail.
+ * What is denied: a part of Landlock each, and each is taken by itself.  Above
+ * all no file is opened by its name: with the spool's gid a session that was
+ * taken over could read everybody's mail.
  */
-static const char *
-restrict_names(int dir)
+static const struct part {
+	int		 abi;
+	const char	*name;
+	struct rights	 rights;
+} parts[] = {
+	{ 1, "Landlock", { .fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 } },
+	{ 3, "no truncating", { .fs = FS_TRUNCATE } },
+	{ 4, "no TCP", { .net = NET_BIND_TCP | NET_CONNECT_TCP } },
+	{ 5, "no devices", { .fs = FS_IOCTL_DEV } },
+	{ 6, "no signals", { .scoped = SCOPE_SIGNAL } },
+	{ 6, "no abstract sockets", { .scoped = SCOPE_ABSTRACT_UNIX_SOCKET } },
+};
+
+/* But in dir names are made and removed, which the dotlock needs. */
+static int
+deny(const struct part *part, int dir)
 {
-	struct landlock_ruleset_attr rights = {
-		/* All of ABI 1: what is in no rule is denied. */
-		.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1
-	};
-	const uint64_t truncate_right = 1 << 14;	/* since ABI 3 */
 	struct landlock_path_beneath_attr in_dir = {
-		.allowed_access = LANDLOCK_ACCESS_FS_MAKE_REG |
-		    LANDLOCK_ACCESS_FS_REMOVE_FILE,
+		.allowed_access = part->rights.fs &
+		    (LANDLOCK_ACCESS_FS_MAKE_REG |
+		    LANDLOCK_ACCESS_FS_REMOVE_FILE),
 		.parent_fd = dir
 	};
-	const char *why = NULL;
-	int rules;
+	int rules, result = 0, error;
 
-	if (syscall(SYS_landlock_create_ruleset, NULL, 0,
-	    LANDLOCK_CREATE_RULESET_VERSION) >= 3)
-		rights.handled_access_fs |= truncate_right;
-	rules = (int)syscall(SYS_landlock_create_ruleset, &rights,
-	    sizeof(rights), 0);
+	/* An older kernel takes a longer struct if the rest of it is zeros. */
+	rules = (int)syscall(SYS_landlock_create_ruleset, &part->rights,
+	    sizeof(part->rights), 0);
 	if (rules == -1)
-		return "Landlock";
-	if ((dir != -1 && syscall(SYS_landlock_add_rule, rules,
-	    LANDLOCK_RULE_PATH_BENEATH, &in_dir, 0) == -1) ||
-	    syscall(SYS_landlock_restrict_self, rules, 0) == -1)
-		why = "Landlock rules";
+		return -1;
+	if (dir != -1 && in_dir.allowed_access != 0)
+		result = (int)syscall(SYS_landlock_add_rule, rules,
+		    LANDLOCK_RULE_PATH_BENEATH, &in_dir, 0);
+	if (result == 0)
+		result = (int)syscall(SYS_landlock_restrict_self, rules, 0);
+	error = errno;
 	close(rules);
-	return why;
+	errno = error;
+	return result;
+}
+
+static char missing[400];
+
+static void
+lack(const char *what)
+{
+	size_t n = strlen(missing);
+
+	snprintf(missing + n, sizeof(missing) - n, "%s%s: %s",
+	    n > 0 ? ", " : "", what, strerror(errno));
 }
 
 const char *
 confine(int dir)
 {
 	struct rlimit none = { 0, 0 };
+	long abi;
+	size_t i;
 
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1)
-		return "undumpable";
+		lack("undumpable");
 	if (setrlimit(RLIMIT_NPROC, &none) == -1)
-		return "no processes";
+		lack("no processes");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1)
-		return "no new privileges";
-	return restrict_names(dir);
+		lack("no new privileges");
+	abi = syscall(SYS_landlock_create_ruleset, NULL, 0,
+	    LANDLOCK_CREATE_RULESET_VERSION);
+	if (abi == -1)
+		lack("Landlock");
+	for (i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		if (parts[i].abi <= abi && deny(&parts[i], dir) == -1)
+			lack(parts[i].name);
+	return missing[0] != '\0' ? missing : NULL;
 }
 
 #else
@@ -358,8 +402,7 @@ const char *
 confine(int dir)
 {
 	(void)dir;
-	errno = ENOSYS;
-	return "confinement";
+	return "nothing of it is known here";
 }
 
 #endif

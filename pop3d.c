@@ -519,7 +519,7 @@ set_mailbox(const struct passwd *pw)
 
 /* All that file systems may keep waiting.  Returns what failed. */
 static const char *
-enter_maildrop(const struct passwd *pw, const char **missing, int *error)
+enter_maildrop(const struct passwd *pw, const char **missing)
 {
 	drop_privileges(pw, getuid() != 0 ? getgid() :
 	    spool_gid(session.mailbox, pw->pw_gid));
@@ -527,7 +527,6 @@ enter_maildrop(const struct passwd *pw, const char **missing, int *error)
 	if (maildrop_open(&drop, session.mailbox) == -1)
 		return "open";
 	*missing = confine(drop.dir);
-	*error = errno;
 	if (maildrop_begin(&drop) == -1)
 		return "begin";
 	return NULL;
@@ -580,21 +579,19 @@ begin_transaction(const struct passwd *pw, const char *method)
 	const char *missing = NULL, *failed;
 	long long octets;
 	size_t count;
-	int error = 0;
 
 	if (!set_mailbox(pw)) {
 		errno = EPERM;
 		return give_up("path");
 	}
 	may_hang(HANG_SECONDS);
-	failed = enter_maildrop(pw, &missing, &error);
+	failed = enter_maildrop(pw, &missing);
 	did_not_hang();
 	log_state();
 	if (failed != NULL)
 		return give_up(failed);
 	if (missing != NULL)
-		log_line(LOG_NOTICE, "not confined: %s: %s", missing,
-		    strerror(error));
+		log_line(LOG_NOTICE, "not confined: %s", missing);
 
 	count = totals(&octets);
 	log_line(LOG_INFO, "login: %s method=%s tls=%s messages=%zu "

@@ -85,10 +85,10 @@ void drop_privileges(const struct passwd *pw, gid_t spool);
 
 /*
  * After drop_privileges(): no new privileges, processes or core dumps, and,
- * on Linux with Landlock, no access by name to any file but to create and
- * remove files in the directory dir (a descriptor; files that are open stay
- * usable).  Best effort: returns NULL, or what could not be had, for the log,
- * with errno.
+ * as far as Linux has Landlock, no access by name to any file but to create
+ * and remove files in the directory dir (a descriptor; files that are open
+ * stay usable), no TCP, no signals to others.  Best effort: returns NULL, or
+ * what could not be had and why, for the log.
  */
 const char *confine(int dir);
 

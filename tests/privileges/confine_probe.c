@@ -25,13 +25,20 @@
  */
 
 #include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
+#include <netinet/in.h>
+
+#include <bsd/unistd.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <libgen.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +49,10 @@
 #include "pop3d.h"
 
 static void	 attempt(const char *, int);
+static int	 connect_abstract(void);
+static int	 listen_abstract(void);
 static int	 new_process(void);
+static int	 tcp(int (*)(int, const struct sockaddr *, socklen_t));
 static int	 take_locks(int);
 static int	 use_mailbox(int);
 
@@ -52,8 +62,9 @@ main(int argc, char **argv)
 	const struct passwd *pw;
 	const char *missing;
 	struct stat st;
-	char *name;
+	char *name, buf[256];
 	int dir, fd;
+	pid_t other;
 
 	if (argc != 4 || (pw = getpwnam(argv[1])) == NULL)
 		errx(1, "usage: confine_probe user mailbox other's-mailbox");
@@ -63,6 +74,12 @@ main(int argc, char **argv)
 	    (fd = open(argv[2], O_RDWR)) == -1 || fstat(dir, &st) == -1)
 		err(1, "%s", argv[2]);
 	drop_privileges(pw, st.st_gid);
+	listen_abstract();
+	if ((other = fork()) == 0) {
+		closefrom(0);	/* or it had the locks, too */
+		sleep(60);
+		_exit(0);
+	}
 	missing = confine(dir);
 	printf("confine: %s\n", missing == NULL ? "ok" : missing);
 
@@ -80,6 +97,12 @@ main(int argc, char **argv)
 	attempt("make a directory", mkdirat(dir, "probe.dir", 0700));
 	attempt("make a symbolic link", symlinkat("/", dir, "probe.symlink"));
 	attempt("start a process", new_process());
+	attempt("bind a TCP port", tcp(bind));
+	attempt("connect by TCP", tcp(connect));
+	/* Opened for neither reading nor writing: Landlock lets that pass. */
+	attempt("control a device", ioctl(open("/dev/null", 3), TCGETS, buf));
+	attempt("connect to an abstract socket", connect_abstract());
+	attempt("signal another process", kill(other, SIGKILL));
 	attempt("become root", setuid(0));
 	attempt("become root in effect", seteuid(0));
 	attempt("get root's group", setgid(0));
@@ -93,6 +116,9 @@ main(int argc, char **argv)
 	attempt("look at it", fstatat(dir, "probe.name", &st, 0));
 	attempt("remove it", unlinkat(dir, "probe.name", 0));
 	attempt("remove the other", unlinkat(dir, "probe.new", 0));
+	attempt("rename another's mailbox", renameat(dir, name, dir, "probe.o"));
+	attempt("remove another's mailbox", unlinkat(dir, "probe.o", 0) == 0 ?
+	    0 : unlinkat(dir, name, 0));
 	attempt("return the spool's gid", setegid(pw->pw_gid));
 	attempt("lock the own mailbox", take_locks(fd));
 	attempt("read and write it", use_mailbox(fd));
@@ -119,6 +145,37 @@ new_process(void)
 	if (pid != -1)
 		waitpid(pid, NULL, 0);
 	return pid;
+}
+
+/* Port 1 of this host, where nobody listens: without a right, or refused. */
+static int
+tcp(int (*call)(int, const struct sockaddr *, socklen_t))
+{
+	struct sockaddr_in in = { .sin_family = AF_INET,
+	    .sin_addr = { htonl(INADDR_LOOPBACK) } };
+
+	in.sin_port = htons(call == bind ? 10000 : 1);
+	return call(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&in,
+	    sizeof(in));
+}
+
+static const struct sockaddr_un abstract = { .sun_family = AF_UNIX,
+    .sun_path = "\0confine_probe" };
+
+static int
+listen_abstract(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	return bind(fd, (const struct sockaddr *)&abstract,
+	    sizeof(abstract)) == -1 ? -1 : listen(fd, 1);
+}
+
+static int
+connect_abstract(void)
+{
+	return connect(socket(AF_UNIX, SOCK_STREAM, 0),
+	    (const struct sockaddr *)&abstract, sizeof(abstract));
 }
 
 static int

@@ -13,9 +13,10 @@ pytestmark = needs_root
 
 LANDLOCK = {"with Landlock": (), "without": ("/usr/local/sbin/no_landlock",)}
 CREATE_RULESET = 444    # as a system call; it tells the version, for flags 1
+ABI = ctypes.CDLL(None).syscall(CREATE_RULESET, None, 0, 1)
 BOTH = [
     pytest.param("with Landlock", marks=pytest.mark.skipif(
-        ctypes.CDLL(None).syscall(CREATE_RULESET, None, 0, 1) < 1,
+        ABI < 1,
         reason="needs Landlock in the kernel")),
     "without",
 ]
@@ -37,6 +38,14 @@ REFUSED = {
     "become root in effect": ("EPERM", "EPERM"),
     "get root's group": ("EPERM", "EPERM"),
     "get other groups": ("EPERM", "EPERM"),
+}
+# The same, and the ABI of Landlock that has it.
+NEWER = {
+    "bind a TCP port": ("EACCES", "ok", 4),
+    "connect by TCP": ("EACCES", "ECONNREFUSED", 4),
+    "control a device": ("EACCES", "ENOTTY", 5),
+    "connect to an abstract socket": ("EPERM", "ok", 6),
+    "signal another process": ("EPERM", "ok", 6),
 }
 ALLOWED = [
     "raise the spool's gid", "make a file", "link it", "rename it", "touch it",
@@ -82,7 +91,7 @@ def attempts(request, host, password):
     lines = host.run(*LANDLOCK[request.param], "confine_probe", "p3dgself",
                      "/var/mail/p3dgself", "/var/mail/p3dgother").stdout
     return (request.param == "with Landlock",
-            dict(line.split(": ") for line in lines.splitlines()))
+            dict(line.split(": ", 1) for line in lines.splitlines()))
 
 
 @pytest.mark.parametrize("attempt", REFUSED)
@@ -92,6 +101,14 @@ def test_refused(attempts, attempt):
     assert results[attempt] == REFUSED[attempt][0 if landlock else 1]
 
 
+@pytest.mark.parametrize("attempt", NEWER)
+def test_refused_where_the_kernel_can(attempts, attempt):
+    landlock, results = attempts
+    refused, otherwise, abi = NEWER[attempt]
+    assert results[attempt] == (refused if landlock and ABI >= abi
+                                else otherwise)
+
+
 @pytest.mark.parametrize("attempt", ALLOWED)
 def test_allowed(attempts, attempt):
     assert attempts[1][attempt] == "ok"
@@ -99,7 +116,8 @@ def test_allowed(attempts, attempt):
 
 def test_what_could_not_be_had_is_told(attempts):
     landlock, results = attempts
-    assert results["confine"] == ("ok" if landlock else "Landlock")
+    assert results["confine"] == (
+        "ok" if landlock else "Landlock: Function not implemented")
 
 
 def test_syslog_still_works(host, attempts):
@@ -148,6 +166,26 @@ def test_a_session_deletes_and_says_once_what_is_missing(
         line, = told
         assert line.endswith(
             "not confined: Landlock: Function not implemented")
+
+
+@pytest.mark.parametrize("landlock", BOTH)
+def test_a_sticky_spool(host, password, mailbox, landlock):
+    """With chmod +t on it a session deletes as before, and one that was taken
+    over cannot rename or remove what belongs to others."""
+    host.deliver("p3dgother")
+    host.run("chmod", "+t", "/var/mail")
+    try:
+        with host.pop3d("-p", before=LANDLOCK[landlock]) as pop:
+            assert pop.login("p3dgself", password).startswith(b"+OK 3 ")
+            assert pop.cmd("DELE 1").startswith(b"+OK")
+            assert pop.cmd("QUIT").startswith(b"+OK")
+        results = host.run(*LANDLOCK[landlock], "confine_probe", "p3dgself",
+                           "/var/mail/p3dgself", "/var/mail/p3dgother").stdout
+    finally:
+        host.run("chmod", "-t", "/var/mail")
+    assert [*mailbox.parent.glob("*p3dgself.lock*")] == []
+    assert "rename another's mailbox: EPERM\n" in results
+    assert "remove another's mailbox: EPERM\n" in results
 
 
 @needs("strace")
