@@ -522,10 +522,15 @@ unlock(struct maildrop *drop)
 	errno = error;
 }
 
-/* Work gets on: the dotlock is touched, and who watches us is told. */
+/*
+ * Work gets on: the dotlock is touched, and who watches us is told.  Leaves
+ * errno alone.
+ */
 static void
 progress(struct maildrop *drop)
 {
+	int error = errno;
+
 	if (drop->watched)
 		alarm(HANG_SECONDS);
 	if (drop->dot == -1 || seconds() - drop->touched < TOUCH_SECONDS)
@@ -534,6 +539,7 @@ progress(struct maildrop *drop)
 		utimensat(drop->dir, drop->lock_name, NULL,
 		    AT_SYMLINK_NOFOLLOW);
 	drop->touched = seconds();
+	errno = error;
 }
 
 /*
@@ -1080,7 +1086,10 @@ header_line(struct scan *s)
 	return n;
 }
 
-/* The one word of an X-UIDL line: believed if RFC 1939 lets it be an id. */
+/*
+ * The one word of an X-UIDL line: believed if RFC 1939 lets it be an id, and it
+ * does not end as a twin's does, for then two could be alike.
+ */
 static void
 note_uidl(struct scan *s, size_t n)
 {
@@ -1095,6 +1104,10 @@ note_uidl(struct scan *s, size_t n)
 		continue;
 	if (s->uidl[0] != '\0' || size == 0 || size > UNIQUE_ID_MAX ||
 	    i < size)
+		return;
+	while (i > 1 && is_digit(w[i - 1]))
+		i--;
+	if (i < size && w[i - 1] == '-')
 		return;
 	memcpy(s->uidl, w, size);
 	s->uidl[word(&p, end, &w) == 0 ? size : 0] = '\0';
