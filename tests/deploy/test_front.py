@@ -23,7 +23,7 @@ def serve(host, port, *options):
 
 
 def certificate(host):
-    host.path("/etc/pop3d").mkdir()
+    host.path("/etc/pop3d").mkdir(exist_ok=True)
     host.run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
              "-subj", "/CN=localhost", "-days", "20", "-keyout", "/home/key",
              "-out", "/home/certificate")
