@@ -215,7 +215,7 @@ account_name(const char *typed, char *name)
 		strlcpy(name, typed, NAME_SIZE);
 }
 
-/* crypt(3) is what PAM's modules have brought; else there is nothing to hide. */
+/* crypt(3) is what PAM's modules brought; else there is nothing to hide. */
 void
 hash_in_vain(void)
 {
