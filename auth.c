@@ -328,9 +328,7 @@ enum {
 	SCOPE_SIGNAL	= 1 << 1	/* 6 */
 };
 
-struct rights {			/* struct landlock_ruleset_attr of ABI 6 */
-	uint64_t	fs, net, scoped;
-};
+enum { FS, NET, SCOPED };	/* as in struct landlock_ruleset_attr of ABI 6 */
 
 /*
  * What is denied: a part of Landlock each, and each is taken by itself.  Above
@@ -340,14 +338,14 @@ struct rights {			/* struct landlock_ruleset_attr of ABI 6 */
 static const struct part {
 	int		 abi;
 	const char	*name;
-	struct rights	 rights;
+	uint64_t	 rights[SCOPED + 1];
 } parts[] = {
-	{ 1, "Landlock", { .fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 } },
-	{ 3, "no truncating", { .fs = FS_TRUNCATE } },
-	{ 4, "no TCP", { .net = NET_BIND_TCP | NET_CONNECT_TCP } },
-	{ 5, "no devices", { .fs = FS_IOCTL_DEV } },
-	{ 6, "no signals", { .scoped = SCOPE_SIGNAL } },
-	{ 6, "no abstract sockets", { .scoped = SCOPE_ABSTRACT_UNIX_SOCKET } },
+	{ 1, "Landlock", { [FS] = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 } },
+	{ 3, "no truncating", { [FS] = FS_TRUNCATE } },
+	{ 4, "no TCP", { [NET] = NET_BIND_TCP | NET_CONNECT_TCP } },
+	{ 5, "no devices", { [FS] = FS_IOCTL_DEV } },
+	{ 6, "no signals", { [SCOPED] = SCOPE_SIGNAL } },
+	{ 6, "no abstract sockets", { [SCOPED] = SCOPE_ABSTRACT_UNIX_SOCKET } },
 };
 
 /* But in dir names are made and removed, which the dotlock needs. */
@@ -355,7 +353,7 @@ static int
 deny(const struct part *part, int dir)
 {
 	struct landlock_path_beneath_attr in_dir = {
-		.allowed_access = part->rights.fs &
+		.allowed_access = part->rights[FS] &
 		    (LANDLOCK_ACCESS_FS_MAKE_REG |
 		    LANDLOCK_ACCESS_FS_REMOVE_FILE),
 		.parent_fd = dir
@@ -363,7 +361,7 @@ deny(const struct part *part, int dir)
 	int rules, result = 0, error;
 
 	/* An older kernel takes a longer struct if the rest of it is zeros. */
-	rules = (int)syscall(SYS_landlock_create_ruleset, &part->rights,
+	rules = (int)syscall(SYS_landlock_create_ruleset, part->rights,
 	    sizeof(part->rights), 0);
 	if (rules == -1)
 		return -1;

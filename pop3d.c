@@ -316,7 +316,7 @@ end_session(const char *reason)
 static bool
 wait_until(long long deadline, int fd, short events)
 {
-	struct pollfd client = { .fd = fd, .events = events };
+	struct pollfd waiting = { .fd = fd, .events = events };
 	long long left = deadline - now();
 	struct timespec t = { left / SECOND, left % SECOND };
 	sigset_t mask, pending;
@@ -325,7 +325,7 @@ wait_until(long long deadline, int fd, short events)
 	if (left <= 0)
 		return false;
 	sigemptyset(&mask);
-	ready = ppoll(&client, 1, &t,
+	ready = ppoll(&waiting, 1, &t,
 	    session.state == UPDATE ? &ending : &mask);
 	/* A client that is always ready must not keep a signal waiting. */
 	if (session.state != UPDATE && (ready == -1 ||
@@ -1240,13 +1240,13 @@ options(int argc, char **argv)
 
 /* A soft limit, where more can be had, would cut UPDATE short. */
 static void
-lift(int resource)
+lift_file_size(void)
 {
 	struct rlimit limit;
 
-	if (getrlimit(resource, &limit) == 0) {
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0) {
 		limit.rlim_cur = limit.rlim_max;
-		setrlimit(resource, &limit);
+		setrlimit(RLIMIT_FSIZE, &limit);
 	}
 }
 
@@ -1289,8 +1289,7 @@ start(void)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	protect_memory();
-	lift(RLIMIT_CPU);
-	lift(RLIMIT_FSIZE);
+	lift_file_size();
 	/* stderr may be the client, to whom libraries have nothing to say. */
 	while ((fd = open("/dev/null", O_RDWR)) != -1 && fd <= STDERR_FILENO)
 		continue;
