@@ -83,6 +83,7 @@ enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS };
 static struct {
 	enum kind	what;
 	int		calls;
+	int		error;		/* of OPENS */
 } failing;
 
 static time_t	clock_now;	/* if not 0, it stands still */
@@ -205,7 +206,7 @@ __wrap_openat64(int fd, const char *name, int flags, ...)
 	va_start(ap, flags);
 	mode = flags & O_CREAT ? va_arg(ap, mode_t) : 0;
 	va_end(ap);
-	return fails(OPENS, ENOSPC) ? -1 :
+	return fails(OPENS, failing.error) ? -1 :
 	    __real_openat64(fd, name, flags, mode);
 }
 
@@ -1135,6 +1136,7 @@ without_a_side_file_all_can_be_deleted_and_no_less(void **state)
 	unlink(side);
 	put_text(HEAD "\n1\n\n" TWO);
 	failing.calls = 1;
+	failing.error = ENOSPC;
 	failing.what = OPENS;
 	open_drop();
 	failing.what = NOTHING;
@@ -1149,6 +1151,102 @@ without_a_side_file_all_can_be_deleted_and_no_less(void **state)
 	assert_int_equal(maildrop_update(&drop), 0);
 	close_drop();
 	expect_mailbox("");
+}
+
+/* As if the mailbox were on a file system that is read-only by now. */
+static void
+open_drop_to_read(void)
+{
+	failing.calls = 2;
+	failing.error = EROFS;
+	failing.what = OPENS;
+	open_drop();
+	failing.what = NOTHING;
+	assert_false(drop.writable);
+}
+
+static const char *
+text_of(const char *message)
+{
+	return strchr(message, '\n') + 1;
+}
+
+/*
+ * All of these are there but some that were deleted, those of the mask: read
+ * them, and be sure of it.
+ */
+static void
+expect_messages(const char *const *messages, size_t count, unsigned int deleted)
+{
+	size_t i, at = 0;
+
+	for (i = 0; i < count; i++) {
+		const char *text = text_of(messages[i]);
+		size_t n = strlen(text) - strlen(separator(messages[i]));
+		static char got[SCAN_SIZE];
+
+		if (at < drop.count && drop.messages[at].octets ==
+		    sent(text, n) && read_message(at, got) == n &&
+		    memcmp(got, text, n) == 0)
+			at++;
+		else
+			assert_true(deleted >> i & 1);
+	}
+	assert_int_equal(at, drop.count);
+}
+
+/* An UPDATE fails at each fsync; who cannot write reads all the same. */
+static void
+cut_short_anywhere(const char *const *messages, size_t count,
+    unsigned int deleted)
+{
+	int nth, n;
+	size_t i;
+
+	for (nth = 1;; nth++) {
+		unlink(side);
+		size = 0;
+		for (i = 0; i < count; i++)
+			add(messages[i], strlen(messages[i]));
+		put_mailbox();
+		open_drop();
+		for (i = 0; i < count; i++)
+			if (deleted >> i & 1)
+				drop.messages[i].flags |= MSG_DELETED;
+		failing.calls = nth;
+		failing.what = SYNCS;
+		n = maildrop_update(&drop);
+		failing.what = NOTHING;
+		close_drop();
+		open_drop_to_read();
+		expect_messages(messages, count, deleted);
+		close_drop();
+		open_drop();
+		assert_true(drop.writable);
+		expect_messages(messages, count, deleted);
+		close_drop();
+		if (n == 0)
+			break;
+	}
+	assert_true(nth > 5);
+}
+
+static void
+half_done_it_is_read_through_the_record(void **state)
+{
+	static const char *const messages[] = { TWO "\n", SMALL,
+	    HEAD "\nof some more octets than the others, all in all\n\n",
+	    FROM_ "\n\n4\n\n", FROM_ "\nSubject: five\n\n5\n\n", HEAD
+	    "\nThe last one is so long that, whichever goes, it "
+	    "still begins in front of the end.\n" };
+	static const unsigned int deleted[] = { 1, 2, 4, 0x12, 0x15, 0x20, 0x28,
+	    0x1f };
+	size_t i;
+
+	(void)state;
+	for (ago = 0; ago <= 10; ago += 10)
+		for (i = 0; i < sizeof(deleted) / sizeof(deleted[0]); i++)
+			cut_short_anywhere(messages, 6, deleted[i]);
 }
 
 /* ---- the dotlock ---- */
@@ -1297,6 +1395,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_record_without_saved_bytes_just_ends),
 		cmocka_unit_test(
 		    without_a_side_file_all_can_be_deleted_and_no_less),
+		cmocka_unit_test(half_done_it_is_read_through_the_record),
 		cmocka_unit_test(a_dotlock_held_for_15_seconds_is_touched),
 		cmocka_unit_test(a_stale_dotlock_is_broken),
 		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
