@@ -15,7 +15,9 @@
  */
 
 
-#include <ctype.h>
+#include <md5.h>
+#include <regex.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -23,16 +25,13 @@
 #include "reference_scan.h"
 
 #define LONGEST_FROM	1024	/* with its newline */
-#define MOST_WORDS	1024	/* that such a line can have */
+#define LONGEST_UIDL	1024	/* the line, with its newline */
+#define LONGEST_ID	70
+#define BODY_IN_ID	1024
 
 struct line {
 	const char	*at;
 	size_t		 length;	/* with its newline */
-};
-
-struct word {
-	const char	*at;
-	size_t		 length;
 };
 
 enum from { NOT_FROM, FROM_AFTER_EMPTY, FROM_ANYWHERE };
@@ -41,29 +40,67 @@ static const char *const private_names[] = {
 	"Status", "X-Status", "X-Keywords", "X-UID", "X-IMAP", "X-IMAPbase"
 };
 
-/* A word is like "dd:dd": d stands for a digit, a for a letter. */
-static bool
-like(struct word word, const char *pattern)
-{
-	if (word.length != strlen(pattern))
-		return false;
-	for (size_t i = 0; i < word.length; i++) {
-		unsigned char c = (unsigned char)word.at[i];
+/* Words of a date, each with the space in front of it. */
+#define S	"[ \t]+"
+#define WDAY	"(Sun|Mon|Tue|Wed|Thu|Fri|Sat)"
+#define MONTH	S "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+#define DAY	S "[0-9]{1,2}"
+#define TIME	S "[0-9]{2}:[0-9]{2}(:[0-9]{2})?"
+#define YEAR	S "[0-9]{4}"
+#define LETTERS	"[A-Za-z]{1,5}"
+#define ZONE	S "([-+][0-9]{4}|" LETTERS ")"
+#define CAPITAL	S "[A-Z]{1,5}"
+#define BRACKET	S "[(]([-+][0-9]{4}|" LETTERS ")[)]"
+#define HALF	S "(AM|PM)"
 
-		if (pattern[i] == 'd' ? !isdigit(c) :
-		    pattern[i] == 'a' ? !isalpha(c) : c != pattern[i])
-			return false;
-	}
-	return true;
+#define UNIX	WDAY MONTH DAY
+#define RFC822	WDAY "," DAY MONTH YEAR TIME
+
+/*
+ * The dates that c-client, dovecot and popa3d know.  Of the first three the
+ * time with seconds makes a complete one: its number is that of the group.
+ */
+static const struct {
+	const char	*date;
+	int		 seconds;
+	bool		 half;
+} dates[] = {
+	{ UNIX TIME YEAR, 3, false },
+	{ UNIX TIME ZONE YEAR, 3, false },
+	{ UNIX TIME YEAR ZONE, 3, false },
+	{ UNIX TIME CAPITAL CAPITAL YEAR, 0, false },
+	{ UNIX TIME YEAR CAPITAL CAPITAL, 0, false },
+	{ UNIX TIME YEAR BRACKET, 0, false },
+	{ UNIX TIME YEAR ZONE BRACKET, 0, false },
+	{ UNIX YEAR TIME, 0, false },
+	{ UNIX YEAR TIME ZONE, 0, false },
+	{ WDAY DAY MONTH YEAR TIME, 0, false },
+	{ WDAY DAY MONTH YEAR TIME ZONE, 0, false },
+	{ WDAY DAY MONTH YEAR TIME HALF, 0, true },
+	{ WDAY DAY MONTH YEAR TIME HALF ZONE, 0, true },
+	{ RFC822, 0, false },
+	{ RFC822 ZONE, 0, false },
+	{ RFC822 ZONE BRACKET, 0, false },
+};
+#define DATES	(sizeof(dates) / sizeof(dates[0]))
+
+/* What a zone may look like, but is not. */
+#define NO_ZONE	"^(Sun|Mon|Tue|Wed|Thu|Fri|Sat|Jan|Feb|Mar|Apr|May|Jun|Jul|" \
+		"Aug|Sep|Oct|Nov|Dec|AM|PM|from)$"
+
+static void
+compile(regex_t *re, const char *text)
+{
+	if (regcomp(re, text, REG_EXTENDED) != 0)
+		abort();
 }
 
 static bool
-one_of(struct word word, const char *names)
+matches(const regex_t *re, const char *at, const char *end, regmatch_t *m)
 {
-	for (; *names != '\0'; names += 3)
-		if (word.length == 3 && memcmp(word.at, names, 3) == 0)
-			return true;
-	return false;
+	m[0].rm_so = 0;
+	m[0].rm_eo = end - at;
+	return regexec(re, at, 16, m, REG_STARTEND) == 0;
 }
 
 static bool
@@ -72,74 +109,73 @@ is_space(char c)
 	return c == ' ' || c == '\t';
 }
 
+/*
+ * Days and months stand in the first four words of a date, its half of the day
+ * is the sixth of two forms: no other word is one of these.
+ */
 static bool
-is_zone(struct word word)
+has_good_zones(const char *p, const char *end, bool half)
 {
-	return like(word, "+dddd") || like(word, "-dddd") ||
-	    like(word, "a") || like(word, "aa") || like(word, "aaa") ||
-	    like(word, "aaaa") || like(word, "aaaaa");
-}
+	static regex_t no_zone;
+	regmatch_t m[16];
+	const char *word;
 
-static bool
-is_date(const struct word *word, bool *seconds)
-{
-	*seconds = like(word[3], "dd:dd:dd");
-	return one_of(word[0], "SunMonTueWedThuFriSat") &&
-	    one_of(word[1], "JanFebMarAprMayJunJulAugSepOctNovDec") &&
-	    (like(word[2], "d") || like(word[2], "dd")) &&
-	    (*seconds || like(word[3], "dd:dd"));
-}
-
-static bool
-is_word(struct word word, const char *string)
-{
-	return word.length == strlen(string) &&
-	    memcmp(word.at, string, word.length) == 0;
+	if (no_zone.re_nsub == 0)
+		compile(&no_zone, NO_ZONE);
+	for (int number = 1; p < end; number++) {
+		while (is_space(*p))
+			p++;
+		for (word = p; p < end && !is_space(*p); p++)
+			continue;
+		if (number > 4 && !(half && number == 6) &&
+		    matches(&no_zone, word, p, m))
+			return false;
+	}
+	return true;
 }
 
 /* Is it "From SENDER Www Mmm dd hh:mm[:ss] [ZONE] YEAR" or so? */
 static enum from
 from_line(struct line line)
 {
-	struct word words[MOST_WORDS];
-	size_t n = 0, at, end = line.length;
-	bool remote, seconds;
+	static regex_t res[DATES], remote;
+	const char *end = line.at + line.length;
+	regmatch_t m[16];
+	bool far = false;
+	char text[1024];
+	size_t i;
 
-	if (end < 5 || memcmp(line.at, "From ", 5) != 0)
+	if (line.length < 5 || memcmp(line.at, "From ", 5) != 0)
 		return NOT_FROM;
-	if (line.at[end - 1] == '\n')
+	if (end[-1] == '\n')
 		end--;
-	if (end >= LONGEST_FROM)
+	if (end - line.at >= LONGEST_FROM)
 		return NOT_FROM;
-	if (line.at[end - 1] == '\r')
+	if (end[-1] == '\r')
 		end--;
-	for (at = 5; at < end; ) {
-		size_t start = at;
-
-		while (at < end && !is_space(line.at[at]))
-			at++;
-		if (at > start)
-			words[n++] = (struct word){ line.at + start,
-			    at - start };
-		else
-			at++;
+	if (remote.re_nsub == 0) {
+		compile(&remote, S "(remote)" S "from" S "[^ \t]+[ \t]*$");
+		for (i = 0; i < DATES; i++) {
+			snprintf(text, sizeof(text),
+			    "^From ([^\n]*[ \t])?(%s)[ \t]*$", dates[i].date);
+			compile(&res[i], text);
+		}
 	}
-
-	remote = n > 3 && is_word(words[n - 3], "remote") &&
-	    is_word(words[n - 2], "from");
-	if (remote)
-		n -= 3;
-	if (n > 2 && is_zone(words[n - 1]) && like(words[n - 2], "dddd"))
-		n -= 2;
-	else if (n > 2 && like(words[n - 1], "dddd") && is_zone(words[n - 2]))
-		n -= 2;
-	else if (n > 1 && like(words[n - 1], "dddd"))
-		n -= 1;
-	else
-		return NOT_FROM;
-	if (n < 5 || !is_date(words + n - 4, &seconds))
-		return NOT_FROM;
-	return seconds && !remote ? FROM_ANYWHERE : FROM_AFTER_EMPTY;
+	if (matches(&remote, line.at, end, m)) {
+		far = true;
+		end = line.at + m[0].rm_so;
+	}
+	for (i = 0; i < DATES; i++) {
+		if (!matches(&res[i], line.at, end, m))
+			continue;
+		if (!has_good_zones(line.at + m[2].rm_so,
+		    line.at + m[2].rm_eo, dates[i].half))
+			continue;
+		return !far && dates[i].seconds != 0 &&
+		    m[2 + dates[i].seconds].rm_so != -1 ? FROM_ANYWHERE :
+		    FROM_AFTER_EMPTY;
+	}
+	return NOT_FROM;
 }
 
 static size_t
@@ -187,6 +223,139 @@ octets_of(const char *text, size_t size)
 	return octets;
 }
 
+static bool
+is_named(struct line line, const char *name)
+{
+	size_t length = strlen(name);
+
+	return line.length > length && line.at[length] == ':' &&
+	    strncasecmp(line.at, name, length) == 0;
+}
+
+/* popa3d's: facts of its own source, each in turn. */
+static bool
+makes_id(struct line line, bool received)
+{
+	if (is_named(line, "Delivered-To"))
+		return true;
+	if (is_named(line, "X-Delivery-ID") && line.at[0] == 'X')
+		return true;
+	return !received && (is_named(line, "Received") ||
+	    is_named(line, "Date") || is_named(line, "Message-ID"));
+}
+
+/* It ends in "-" and digits. */
+static bool
+is_like_twin(const char *word, size_t length)
+{
+	static regex_t number;
+	regmatch_t m[16];
+
+	if (number.re_nsub == 0)
+		compile(&number, "-([0-9]+)$");
+	return matches(&number, word, word + length, m);
+}
+
+/* The one word of an X-UIDL line, if it may be an id: its length, or 0. */
+static size_t
+uidl_word(struct line line, const char **word)
+{
+	const char *p = line.at + strlen("X-UIDL:");
+	const char *end = line.at + line.length;
+	size_t length = 0;
+
+	if (!is_named(line, "X-UIDL") || line.length > LONGEST_UIDL ||
+	    end[-1] != '\n')
+		return 0;
+	while (end > p && (end[-1] == '\n' || end[-1] == '\r'))
+		end--;
+	while (end > p && is_space(end[-1]))
+		end--;
+	while (p < end && is_space(*p))
+		p++;
+	for (*word = p; p < end; p++, length++)
+		if (*p < '!' || *p > '~')
+			return 0;
+	return length <= LONGEST_ID && !is_like_twin(*word, length) ? length :
+	    0;
+}
+
+static void
+print_id(char *id, MD5_CTX *md5)
+{
+	uint8_t d[16];
+
+	MD5Final(d, md5);
+	snprintf(id, 72, "%02x%02x%02x%02x%02x%02x%02x%02x", d[3], d[2], d[1],
+	    d[0], d[7], d[6], d[5], d[4]);
+}
+
+/* All lines of the header but those that programs add; the body's beginning. */
+static void
+plain_id(struct ref_message *m, const struct line *lines, size_t count)
+{
+	bool left_out = false;
+	const char *body, *end;
+	MD5_CTX md5;
+	size_t i;
+
+	MD5Init(&md5);
+	for (i = 1; i < count && !is_empty(lines[i]); i++) {
+		if (!is_space(lines[i].at[0]))
+			left_out = is_private(lines[i]) ||
+			    is_named(lines[i], "Content-Length") ||
+			    is_named(lines[i], "Lines") ||
+			    is_named(lines[i], "X-UIDL");
+		if (!left_out)
+			MD5Update(&md5, (const uint8_t *)lines[i].at,
+			    lines[i].length);
+	}
+	if (i < count) {
+		body = lines[i].at + lines[i].length;
+		end = lines[count - 1].at + lines[count - 1].length;
+		if (end - body > BODY_IN_ID)
+			end = body + BODY_IN_ID;
+		while (end > body && (end[-1] == '\n' || end[-1] == '\r'))
+			end--;
+		MD5Update(&md5, (const uint8_t *)body, (size_t)(end - body));
+	}
+	print_id(m->id, &md5);
+}
+
+/* Of the message's lines, without its separator. */
+static void
+make_id(struct ref_message *m, const struct line *lines, size_t count)
+{
+	bool received = false, chosen = false, found = false;
+	const char *word;
+	size_t length;
+	MD5_CTX md5;
+
+	MD5Init(&md5);
+	for (size_t i = 1; i < count && !is_empty(lines[i]); i++) {
+		if (m->id[0] == '\0' &&
+		    (length = uidl_word(lines[i], &word)) > 0)
+			memcpy(m->id, word, length);
+		if (!is_space(lines[i].at[0])) {
+			chosen = makes_id(lines[i], received);
+			if (is_named(lines[i], "Received"))
+				received = true;
+		}
+		if (chosen) {
+			MD5Update(&md5, (const uint8_t *)lines[i].at,
+			    lines[i].length);
+			found = true;
+		}
+	}
+	if (m->id[0] != '\0')
+		m->named = strlen(m->id) != 16 ||
+		    strspn(m->id, "0123456789abcdef") != 16;
+	else if (found)
+		print_id(m->id, &md5);
+	else
+		plain_id(m, lines, count);
+}
+
 /* The message in lines[0] (its From_ line) to lines[count - 1]. */
 static void
 message(struct ref_message *m, const struct line *lines, size_t count,
@@ -215,6 +384,7 @@ message(struct ref_message *m, const struct line *lines, size_t count,
 		memcpy(m->text + m->size, lines[i].at, lines[i].length);
 		m->size += lines[i].length;
 	}
+	make_id(m, lines, count);
 	m->octets = octets_of(m->text, m->size);
 	if (m->size > 0 && m->text[m->size - 1] != '\n')
 		m->octets += 2;
@@ -273,6 +443,23 @@ reference_scan(const char *box, size_t size, struct ref_maildrop *drop)
 	}
 	free(lines);
 	return 0;
+}
+
+void
+reference_id(const struct ref_maildrop *drop, size_t n, char *text)
+{
+	const struct ref_message *m = &drop->messages[n];
+	unsigned int twin = 1;
+	char suffix[16] = "";
+
+	for (size_t i = 0; i < n; i++)
+		if (drop->messages[i].named == m->named &&
+		    strcmp(drop->messages[i].id, m->id) == 0)
+			twin++;
+	if (twin > 1)
+		snprintf(suffix, sizeof(suffix), "-%u", twin);
+	snprintf(text, 72, "%.*s%s", LONGEST_ID - (int)strlen(suffix), m->id,
+	    suffix);
 }
 
 void

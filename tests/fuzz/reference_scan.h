@@ -31,6 +31,8 @@ struct ref_message {
 	size_t	 from;		/* octets of that */
 	size_t	 separator;	/* octets of its separator: 0, 1, 2 */
 	bool	 private;	/* header lines were left out */
+	bool	 named;		/* its X-UIDL line says its unique-id */
+	char	 id[72];	/* its unique-id, without a twin's number */
 	char	*text;		/* what is sent, with line ends as stored */
 	size_t	 size;		/* of that */
 	size_t	 octets;	/* of that, when it is sent */
@@ -43,6 +45,8 @@ struct ref_maildrop {
 
 /* Returns 0, or -1: it is not a mailbox. */
 int reference_scan(const char *box, size_t size, struct ref_maildrop *);
+/* The unique-id of message n, a string, to text (72 bytes). */
+void reference_id(const struct ref_maildrop *, size_t n, char *text);
 void reference_free(struct ref_maildrop *);
 
 #endif

@@ -33,21 +33,23 @@
 #include "pop3d.h"
 #include "reference_scan.h"
 
-#define LEAST_READ	4096	/* that message_read() takes */
+/* That all may be read which pop3d.h allows AddressSanitizer sees. */
+static volatile int keep;
 
 static void
-compare_text(const struct maildrop *drop, size_t n,
-    const struct ref_message *want)
+compare_text(struct maildrop *drop, size_t n, const struct ref_message *want)
 {
-	static char buf[LEAST_READ];
-	struct reading reading;
+	const char *piece;
 	size_t got = 0;
 	ssize_t size;
 
-	message_begin(drop, n, &reading);
-	while ((size = message_read(drop, &reading, buf, sizeof(buf))) > 0) {
+	EQUAL(message_begin(drop, n), 0);
+	while ((size = message_read(drop, &piece)) > 0) {
 		CHECK(got + (size_t)size <= want->size);
-		CHECK(memcmp(buf, want->text + got, (size_t)size) == 0);
+		CHECK(memcmp(piece, want->text + got, (size_t)size) == 0);
+		/* The two octets before, where a line begins, and 32 behind. */
+		EQUAL(piece[-1], got > 0 ? want->text[got - 1] : '\n');
+		keep = piece[-2] + piece[size + 31];
 		got += (size_t)size;
 	}
 	EQUAL(size, 0);
@@ -65,24 +67,26 @@ compare(struct maildrop *drop, size_t n, const struct ref_message *want)
 	EQUAL(m->separator, want->separator);
 	EQUAL((m->flags & MSG_PRIVATE) != 0, want->private);
 	EQUAL(m->flags & MSG_DELETED, 0);
-	EQUAL(message_check(drop, n), 0);
 	compare_text(drop, n, want);
 }
 
+/* By popa3d's rule, or its X-UIDL line's. */
 static void
-check_ids(struct maildrop *drop)
+compare_ids(struct maildrop *drop, const struct ref_maildrop *want)
 {
-	char (*ids)[UNIQUE_ID_SIZE];
+	char id[UNIQUE_ID_SIZE], wanted[72];
 
 	EQUAL(maildrop_ids(drop), 0);
-	ids = calloc(drop->count + 1, sizeof(*ids));
 	for (size_t i = 0; i < drop->count; i++) {
-		unique_id(drop, i, ids[i]);
-		CHECK(strlen(ids[i]) < 70);
-		for (size_t j = 0; j < i; j++)
-			CHECK(strcmp(ids[i], ids[j]) != 0);
+		unique_id(drop, i, id);
+		reference_id(want, i, wanted);
+		CHECK(strcmp(id, wanted) == 0);
+		/* A twin's number may take the end of a very long one. */
+		for (size_t j = 0; j < i && strlen(id) < 60; j++) {
+			unique_id(drop, j, wanted);
+			CHECK(strcmp(id, wanted) != 0);
+		}
 	}
-	free(ids);
 }
 
 static void
@@ -93,17 +97,15 @@ session(const char *path, const char *box, size_t size)
 	int good = reference_scan(box, size, &want);
 
 	EQUAL(maildrop_open(&drop, path), 0);
-	EQUAL(maildrop_scan(&drop), good);
+	EQUAL(maildrop_begin(&drop), good);
 	if (good == 0) {
+		CHECK(drop.writable);
 		EQUAL(drop.count, want.count);
 		for (size_t i = 0; i < want.count; i++)
 			compare(&drop, i, &want.messages[i]);
-		check_ids(&drop);
-		maildrop_index(&drop);
+		compare_ids(&drop, &want);
 	}
 	maildrop_close(&drop);
-	free(drop.messages);
-	free(drop.ids);
 	reference_free(&want);
 }
 

@@ -16,7 +16,7 @@
 
 
 /*
- * Anything as side file in front of a mailbox, and a session that deletes
+ * Anything as side file in front of a mailbox, and two sessions that delete
  * nothing.  mailbox.c is a part of this file, for its records and checksums.
  *
  * Input: octets for the kind of side file, the size of the data area, and the
@@ -25,18 +25,19 @@
 
 #include "mailbox.c"
 
-#include <dirent.h>
-
 #include "fuzz.h"
 
-enum kind { ANYTHING, INDEX, NOT_WHOLE, WRONG_SUMS, RIGHT_SUMS, KINDS };
+enum forgery { ANYTHING, INDEX, NOT_WHOLE, OTHER_VERSION, WRONG_SUMS, RIGHT_SUMS,
+    KINDS };
 
 static char		 box[16 * 1024];
 static size_t		 box_size;
+static char		 side[SIDE_DATA + 65536];
+static size_t		 side_size;
 static struct maildrop	 drop;
 
 static void
-write_mailbox(unsigned int mails)
+write_mailbox(unsigned int mails, struct input *in)
 {
 	char *p = box;
 
@@ -48,34 +49,27 @@ write_mailbox(unsigned int mails)
 		p += sprintf(p, "\n\n");
 	}
 	box_size = (size_t)(p - box);
+	/* What a cut begins with. */
+	if (mails > 0 && take_octet(in) % 4 == 0)
+		memset(box + box_size - 500, 0, 500);
 	put_file(scratch("box"), box, box_size);
 }
 
-/* What a session set aside, if it did, must be the side file as it was. */
+/* A side file that was set aside is as it was, octet by octet. */
 static bool
-was_set_aside(const char *side, size_t size)
+was_set_aside(void)
 {
-	static const char saved[] = ".box.pop3d.saved-";
-	DIR *dir = opendir(scratch("."));
-	struct dirent *entry;
-	bool found = false;
+	const char *path = scratch(".box.pop3d.saved");
+	size_t size;
+	char *now;
 
-	CHECK(dir != NULL);
-	while ((entry = readdir(dir)) != NULL) {
-		if (strncmp(entry->d_name, saved, strlen(saved)) != 0)
-			continue;
-		char path[512], *now;
-		size_t now_size;
-
-		snprintf(path, sizeof(path), "%s", scratch(entry->d_name));
-		now = get_file(path, &now_size);
-		CHECK(now_size == size && memcmp(now, side, size) == 0);
-		free(now);
-		unlink(path);
-		found = true;
-	}
-	closedir(dir);
-	return found;
+	if (access(path, F_OK) == -1)
+		return false;
+	now = get_file(path, &size);
+	CHECK(size == side_size && memcmp(now, side, size) == 0);
+	free(now);
+	unlink(path);
+	return true;
 }
 
 static bool
@@ -94,142 +88,200 @@ mailbox_is_as_it_was(size_t size)
 static bool
 session(void)
 {
-	static char text[4096];
+	const char *text;
 	char id[UNIQUE_ID_SIZE];
-	struct reading r;
 	bool good;
 
 	good = maildrop_open(&drop, scratch("box")) == 0 &&
-	    maildrop_scan(&drop) == 0;
-	if (good) {
-		bool ids = maildrop_ids(&drop) == 0;
-
-		for (size_t i = 0; i < drop.count; i++) {
-			(void)message_check(&drop, i);
-			message_begin(&drop, i, &r);
-			while (message_read(&drop, &r, text, sizeof(text)) > 0)
-				continue;
-			if (ids)
-				unique_id(&drop, i, id);
-		}
-		maildrop_index(&drop);
+	    maildrop_begin(&drop) == 0;
+	for (size_t i = 0; good && i < drop.count; i++) {
+		EQUAL(maildrop_ids(&drop), 0);
+		unique_id(&drop, i, id);
+		EQUAL(message_begin(&drop, i), 0);
+		while (message_read(&drop, &text) > 0)
+			continue;
 	}
 	maildrop_close(&drop);
-	free(drop.messages);
-	free(drop.ids);
 	return good;
 }
 
+/* Mostly within the mailbox, and where such things go wrong. */
 static int64_t
 any_offset(struct input *in)
 {
+	static const int64_t strange[] = { INT64_MIN, INT64_MIN + 1, -1,
+	    INT64_MAX / 2 + 1, INT64_MAX - 1, INT64_MAX };
+	uint8_t how = take_octet(in);
 	int64_t n = take_number(in, 65536);
 
-	return take_octet(in) % 16 == 0 ? -n : n % ((int64_t)box_size + 2);
+	if (how < sizeof(strange) / sizeof(strange[0]))
+		return strange[how];
+	return how % 16 == 7 ? -n : n % ((int64_t)box_size + 2);
+}
+
+/* Sums that are right, for what can be reckoned with. */
+static void
+sign(struct record *rec)
+{
+	struct maildrop this = { .fd = open(scratch("box"), O_RDONLY),
+	    .side = open(scratch(".box.pop3d"), O_RDONLY) };
+	uint64_t saved = 0;
+
+	CHECK(this.fd != -1 && this.side != -1);
+	if (is_range(rec) && rec->size <= (int64_t)box_size &&
+	    take_anchors(&this, rec) == 0 &&
+	    copy_saved(&this, rec, -1, 0, &saved) == 0)
+		rec->saved = saved;
+	close(this.fd);
+	close(this.side);
 }
 
 /* A record that is wrong in the way that kind says. */
 static struct record
-forge_record(struct input *in, enum kind kind)
+forge_record(struct input *in, enum forgery kind)
 {
 	struct record rec = { .magic = RECORD_MAGIC };
-	struct maildrop this = { .fd = open(scratch("box"), O_RDONLY) };
-	struct stat st;
+	uint8_t form;
 
-	CHECK(this.fd != -1 && fstat(this.fd, &st) == 0);
 	rec.sequence = take_number(in, 65536) + 1;
 	rec.state = take_octet(in) % 4;
 	rec.w = any_offset(in);
-	rec.r = take_octet(in) % 8 == 0 ? rec.w : any_offset(in);
-	rec.n = take_octet(in) % 2 ? any_offset(in) : 0;
-	rec.next = any_offset(in);
-	rec.device = st.st_dev;
-	rec.inode = st.st_ino;
-	rec.size = st.st_size;
-	if (rec.w >= 0 && rec.r >= rec.w && rec.next >= 0)
-		record_sums(&this, &rec);
+	rec.r = any_offset(in);
+	form = take_octet(in);
+	rec.n = form & 1 ? any_offset(in) : 0;
+	rec.next = form & 1 ? any_offset(in) : 0;
+	rec.size = form & 2 ? any_offset(in) : (int64_t)box_size;
+	for (size_t i = 0; i < MARK_SIZE; i++)
+		rec.mark[i] = (uint8_t)(1 + take_octet(in) % 255);
+	sign(&rec);
+	/* As a crash leaves it that came before the cut. */
+	if (kind == RIGHT_SUMS && rec.state == CUT && is_range(&rec) &&
+	    form & 4) {
+		size_t mark = (size_t)mark_size(&rec);
+
+		rec.size = rec.r = (int64_t)box_size;
+		memcpy(box + rec.w, rec.mark, mark);
+		memcpy(box + rec.r - (off_t)mark, rec.mark, mark);
+		put_file(scratch("box"), box, box_size);
+		sign(&rec);
+	}
 	if (kind == WRONG_SUMS)
-		rec.behind ^= take_number(in, 65535) + 1;
+		*(form & 8 ? &rec.before : form & 16 ? &rec.live : &rec.end)
+		    ^= take_number(in, 65535) + 1;
 	rec.self = self_sum(&rec);
 	if (kind == NOT_WHOLE)
 		rec.self ^= take_number(in, 65535) + 1;
-	close(this.fd);
+	if (kind == OTHER_VERSION)
+		rec.magic = form & 8 ? rec.magic ^ (1 + form % 7) :
+		    bswap_64(rec.magic);
 	return rec;
 }
 
 /* An index that is whole, of messages that are not. */
-static size_t
-forge_index(struct input *in, char *side)
+static void
+forge_index(struct input *in)
 {
-	struct message *messages = (void *)(side + SIDE_DATA +
-	    sizeof(struct index));
-	struct stat st;
-	uint64_t count = take_octet(in) % 8;
+	struct message *m = (void *)(side + SIDE_DATA + sizeof(struct index));
+	uint64_t count = take_octet(in) % 8, uidls = 0;
 	struct index x = { .magic = INDEX_MAGIC, .count = count };
+	struct uidl *uidl = (void *)(m + count);
 
-	CHECK(stat(scratch("box"), &st) == 0);
-	x.mailbox = stamp_of(&st);
-	for (uint64_t i = 0; i < count; i++)
-		messages[i] = (struct message){ .start = any_offset(in),
-		    .octets = any_offset(in), .digest = take_octet(in),
-		    .from = take_octet(in), .flags = take_octet(in) };
-	x.messages = digest_of(messages, index_size(count));
-	x.self = digest_of(&x, offsetof(struct index, self));
+	CHECK(look_at(AT_FDCWD, scratch("box"), &x.mailbox) == 0);
+	for (uint64_t i = 0; i < count; i++) {
+		m[i] = (struct message){ .start = any_offset(in),
+		    .octets = any_offset(in), .id = take_octet(in),
+		    .from = take_octet(in), .separator = take_octet(in) % 4,
+		    .flags = take_octet(in) % 8 };
+		if ((m[i].flags & MSG_UIDL) == 0 || take_octet(in) % 16 == 0)
+			continue;
+		memset(&uidl[uidls], 'x', sizeof(*uidl));
+		uidl[uidls].message = take_octet(in) % 16 == 0 ? count : i;
+		uidl[uidls++].text[take_octet(in) % 4 == 0 ?
+		    UNIQUE_ID_MAX + 1 : UNIQUE_ID_MAX] = '\0';
+	}
+	x.uidl_count = uidls;
+	x.arrays = sum(sum(0, m, count * sizeof(*m)), uidl,
+	    uidls * sizeof(*uidl));
+	/* Numbers that would need more memory than there is. */
+	if (take_octet(in) % 16 == 0)
+		x.count = (uint64_t)any_offset(in);
+	if (take_octet(in) % 16 == 0)
+		x.uidl_count = (uint64_t)any_offset(in);
+	x.self = sum(0, &x, offsetof(struct index, self));
 	memcpy(side + SIDE_DATA, &x, sizeof(x));
-	return SIDE_DATA + sizeof(x) + index_size(count);
+	side_size = SIDE_DATA + sizeof(x) + count * sizeof(*m) +
+	    uidls * sizeof(*uidl);
+}
+
+static void
+check_sessions(enum forgery kind, const struct record *rec)
+{
+	bool first = session(), aside = was_set_aside();
+
+	/* After a record that fits, what is left need not be a mailbox. */
+	CHECK(kind == RIGHT_SUMS || (first && session()));
+	switch (kind) {
+	case OTHER_VERSION:
+		CHECK(aside);
+		CHECK(mailbox_is_as_it_was(box_size));
+		break;
+	case WRONG_SUMS:
+		EQUAL(aside, rec->state != IDLE && rec->state <= CUT &&
+		    rec->n != 0);
+		/* FALLTHROUGH */
+	case NOT_WHOLE:
+	case INDEX:
+		CHECK(kind == WRONG_SUMS || !aside);
+		/* FALLTHROUGH */
+	case ANYTHING:
+		CHECK(mailbox_is_as_it_was(box_size));
+		break;
+	default:
+		/* Nothing in front of the hole is ever touched. */
+		if (rec->state == IDLE || rec->state > CUT || aside ||
+		    !is_range(rec))
+			CHECK(mailbox_is_as_it_was(box_size));
+		else
+			CHECK(mailbox_is_as_it_was((size_t)rec->w));
+		if (aside)
+			CHECK(rec->n != 0);
+	}
 }
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static char side[SIDE_DATA + 65536];
 	struct input in = { data, size };
-	size_t side_size = SIDE_DATA, left;
 	struct record rec = { 0 };
-	enum kind kind;
-	bool good;
+	enum forgery kind;
+	size_t left;
 
 	if (size > 16384)
 		return 0;
+	unlink(scratch(".box.pop3d.saved"));
 	memset(side, 0, sizeof(side));
+	side_size = SIDE_DATA;
 	kind = take_octet(&in) % KINDS;
 	fuzz_area = take_octet(&in) % 3 * 4096;
-	write_mailbox(take_octet(&in) % 8);
+	write_mailbox(take_octet(&in) % 8, &in);
+	/* The data area first: a record has its sum. */
 	if (kind >= NOT_WHOLE) {
+		size_t data_size = take_number(&in, 8192);
+
+		memset(side + SIDE_DATA, take_octet(&in), data_size);
+		side_size += data_size;
+		put_file(scratch(".box.pop3d"), side, side_size);
 		rec = forge_record(&in, kind);
-		memcpy(side + (take_octet(&in) & SIDE_SLOTS), &rec,
+		memcpy(side + take_octet(&in) % 2 * SIDE_SLOTS, &rec,
 		    sizeof(rec));
 	} else if (kind == INDEX)
-		side_size = forge_index(&in, side);
-	left = in.left;
-	if (kind == ANYTHING) {
+		forge_index(&in);
+	else {
+		left = in.left;
 		memcpy(side, in.next, left);
 		side_size = left;
-	} else if (left > 0 && kind >= NOT_WHOLE) {
-		memcpy(side + SIDE_DATA, in.next, left);
-		side_size = SIDE_DATA + left;
 	}
 	put_file(scratch(".box.pop3d"), side, side_size);
-
-	good = session();
-	switch (kind) {
-	case WRONG_SUMS:
-		EQUAL(was_set_aside(side, side_size), rec.state != IDLE);
-		/* FALLTHROUGH */
-	case ANYTHING:
-	case INDEX:
-	case NOT_WHOLE:
-		CHECK(good);
-		CHECK(mailbox_is_as_it_was(box_size));
-		break;
-	default:
-		/* Nothing in front of the hole is ever touched. */
-		if (rec.state == IDLE || was_set_aside(side, side_size) ||
-		    rec.w > (int64_t)box_size)
-			CHECK(mailbox_is_as_it_was(box_size));
-		else
-			CHECK(mailbox_is_as_it_was(rec.w < 0 ? box_size :
-			    (size_t)rec.w));
-	}
+	check_sessions(kind, &rec);
 	return 0;
 }
