@@ -1,0 +1,128 @@
+"""Unique-ids: those of popa3d, of X-UIDL lines, and of mails without any; they never change.
+
+uidl-golden.case has mails of every kind; tools/unique_ids.py is the rule once
+more, written from the rule.
+"""
+
+import pathlib
+import random
+import re
+
+import pytest
+
+import unique_ids
+from harness import STUB, TESTS, Maildrop, mail
+
+MAILBOX_C = (TESTS.parent / "mailbox.c").read_text()
+
+
+def ids_of(drop, binary=STUB):
+    with drop.session(binary=binary) as session:
+        assert session.login().startswith(b"+OK")
+        lines = session.multi("UIDL")[1]
+        assert session.cmd("QUIT").startswith(b"+OK")
+    return [line.split(b" ", 1)[1].decode() for line in lines]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_ids_of_random_mails_are_by_the_rule(tmp_path, seed):
+    rng = random.Random(seed)
+    mails = [unique_ids.random_mail(rng) for _ in range(100)]
+    drop = Maildrop(tmp_path / "alice", b"\n".join(mails) + b"\n")
+    assert ids_of(drop) == unique_ids.unique_ids(mails)
+
+
+def test_lines_that_end_in_crlf_count_as_they_are_stored(tmp_path):
+    rng = random.Random(7)
+    mails = [unique_ids.random_mail(rng).replace(b"\n", b"\r\n")
+             for _ in range(50)]
+    drop = Maildrop(tmp_path / "alice", b"\r\n".join(mails) + b"\r\n")
+    assert ids_of(drop) == unique_ids.unique_ids(mails)
+
+
+def test_a_header_of_a_mebibyte_counts_whole(tmp_path):
+    long = b"Delivered-To: " + b"x" * 5000 + b"\n\t" + b"y" * (1 << 20) + b"\n"
+    mails = [mail(number, header=long + last)[:-1]
+             for number, last in enumerate((b"Date: 1\n", b"Date: 2\n"))]
+    drop = Maildrop(tmp_path / "alice", b"\n".join(mails) + b"\n")
+    ids = ids_of(drop)
+    assert ids == unique_ids.unique_ids(mails)
+    assert ids[0] != ids[1]
+
+
+MIXED = [mail(1, header=b"Message-ID: <1@example.org>\n"),
+         mail(2),
+         mail(3, header=b"X-UIDL: three\n"),
+         mail(4, header=b"Received: by x; Mon, 5 Jan 2026 10:00:00 +0000\n"),
+         mail(5, body=b"no field, and empty lines behind\n\n\n")]
+
+
+@pytest.mark.parametrize("deleted", range(1, 6))
+def test_the_deletion_of_neighbours_leaves_ids_as_they_are(tmp_path, deleted):
+    drop = Maildrop(tmp_path / "alice", b"".join(MIXED))
+    before = ids_of(drop)
+    with drop.session() as session:
+        session.login()
+        session.cmd(f"DELE {deleted}")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    del before[deleted - 1]
+    assert ids_of(drop) == before
+
+
+def test_the_next_delivery_leaves_ids_as_they_are(tmp_path):
+    """Also where the last mail has no final newline yet, or no empty line."""
+    drop = Maildrop(tmp_path / "alice")
+    for ending in b"text\n\n", b"text\n", b"text":
+        drop.path.write_bytes(MIXED[0] + mail(2, body=b"")[:-1] + ending)
+        before = ids_of(drop)
+        drop.deliver(b"\n\n"[:2 - ending.count(b"\n")] + mail(3))
+        assert ids_of(drop)[:2] == before
+
+
+# ---- mails that mean harm ----
+
+MIX = re.search(r"x = \(x \+ 0x(\w+)ULL\) \* 0x(\w+)ULL;\n"
+                r"\treturn x \^ x >> 32;\n", MAILBOX_C)
+MANY = 30_000
+MASK = (1 << 64) - 1
+
+
+def falling_together(count):
+    """Ids that mix() takes to one place, were there no random bits in it."""
+    plus, times = (int(number, 16) for number in MIX.groups())
+    back = pow(times, -1, 1 << 64)
+    for number in range(count):
+        mixed = number << 24
+        yield ((mixed ^ mixed >> 32) * back - plus) & MASK
+
+
+def seconds_for_uidl(path, ids):
+    """Processor time; a session's own, so that a busy machine does not count."""
+    drop = Maildrop(path, b"".join(
+        b"From a Mon Jan  5 10:00:00 2026\nX-UIDL: %016x\n\n\n" % number
+        for number in ids))
+    with drop.session() as session:
+        session.login()
+        schedstat = pathlib.Path(f"/proc/{session.process.pid}/schedstat")
+
+        def spent():
+            return int(schedstat.read_text().split()[0]) / 1e9
+
+        before = spent()
+        assert len(session.multi("UIDL")[1]) == MANY
+        return spent() - before
+
+
+def test_mail_cannot_be_made_to_slow_uidl_down(tmp_path):
+    assert MIX, "mix() is another one: falling_together() must follow it"
+    rng = random.Random(1)
+    usual = seconds_for_uidl(tmp_path / "usual", [rng.getrandbits(64) for _ in range(MANY)])
+    made = seconds_for_uidl(tmp_path / "made", falling_together(MANY))
+    assert made < 5 * usual
+
+
+def test_twins_are_numbered_in_the_order_of_the_mailbox(tmp_path):
+    count = 3000
+    drop = Maildrop(tmp_path / "alice", mail(1) * count)
+    first, *others = ids_of(drop)
+    assert others == [f"{first}-{number}" for number in range(2, count + 1)]
