@@ -264,7 +264,7 @@ def test_a_refusal_is_in_the_log_before_its_answer():
     ("192.0.2.7", "192.0.2.7"), ("2001:db8::7", "2001:db8::7"),
     ("::ffff:192.0.2.7", "192.0.2.7"), ("example.org", "unknown"),
     ("fe80::1%eth0", "fe80::1"), ("fe80::1%a-long-name-of-a-zone", "fe80::1"),
-    ("", "unknown"), ("%eth0", "unknown"), ("localhost", "unknown"),
+    ("", "unknown"), (99 * "1", "unknown"), ("%eth0", "unknown"), ("localhost", "unknown"),
     ("192.0.2.7 user=<root>", "unknown")])
 def test_a_superserver_tells_the_address(variable, address, logged):
     log = talk(STUB, "-d", "-p", env={variable: address},

@@ -16,6 +16,7 @@ from harness import (BUILD, HASTY, LOGIN, QUICK, TESTS, Session, mail,
 from host import Host
 
 ENDING = ["SIGALRM", "SIGHUP", "SIGINT", "SIGTERM"]
+HANG_SECONDS = 6    # of build/pop3d-quick
 RE_ENTERED = 99     # raise_in_malloc.c's
 STRIDE = 15         # mallocs of a session, of which there are some hundreds
 
@@ -145,6 +146,35 @@ def test_a_users_file_system_that_never_answers(host, number):
         if number == signal.SIGTERM:
             host.run("kill", process)
         assert pop.wait() == 128 + number
+
+
+@needs_root
+def test_a_mailbox_that_takes_long_to_read(host):
+    """A hole of 4 TiB.  Reading gets on, so it does not hang, for as long as
+    it takes; and SIGTERM ends it at once."""
+    password = host.account("p3dghole")
+    mailbox = host.deliver("p3dghole")
+    with mailbox.open("r+b") as file:
+        file.truncate(4 << 40)
+
+    def has_read(size):
+        number = host.run("pgrep", "-u", "p3dghole", "-x", "pop3d",
+                          check=False).stdout.strip()
+        done = number and host.run("cat", f"/proc/{number}/io",
+                                   check=False).stdout
+        return done and int(re.search(r"rchar: (\d+)", done)[1]) > size
+
+    with host.pop3d("-p") as pop:
+        pop.line()
+        pop.cmd("USER p3dghole")
+        pop.send(f"PASS {password}\r\n".encode())
+        wait_for(lambda: has_read(1 << 20))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pop.process.wait(HANG_SECONDS + 2)
+        assert pop.process.returncode is None
+        host.run("pkill", "-TERM", "-u", "p3dghole", "-x", "pop3d")
+        assert pop.wait() == -signal.SIGTERM
+    mailbox.unlink()
 
 
 @pytest.fixture
