@@ -17,7 +17,8 @@
 /*
  * In place of auth.c, for the tests that are not about it: the user
  * $POP3D_STUB_USER (alice) with the password "secret" is whoever runs this,
- * or, if that is root, the uid $POP3D_STUB_UID.
+ * or, if that is root, the uid $POP3D_STUB_UID.  The spool directory's group
+ * is $POP3D_STUB_SPOOL, if it has one that counts.
  */
 
 #include <sys/types.h>
@@ -68,8 +69,10 @@ auth_user(const char *user, const char *pass, const char *peer,
 gid_t
 spool_gid(const char *path, gid_t own)
 {
+	const char *gid = getenv("POP3D_STUB_SPOOL");
+
 	(void)path;
-	return own;
+	return gid != NULL ? (gid_t)strtoul(gid, NULL, 10) : own;
 }
 
 void

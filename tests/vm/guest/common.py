@@ -37,6 +37,11 @@ def uid_of(user):
     return 2000 + int(user[1:])
 
 
+def environment(user):
+    """Of a server without PAM: whose it is, and the spool's group."""
+    return {"POP3D_STUB_USER": user, "POP3D_STUB_UID": str(uid_of(user)), "POP3D_STUB_SPOOL": "8", "PATH": "/usr/bin"}
+
+
 def account(user):
     run("useradd", "-u", uid_of(user), "-M", "-d", "/nonexistent", user)
     run("chpasswd", input=f"{user}:secret\n")
@@ -109,8 +114,7 @@ class Session:
         ours, theirs = socket.socketpair()
         argv = [server] if "popa3d" in server else [server, "-p", "-d", "-m", f"{SPOOL}/{user}"]
         self.process = subprocess.Popen(
-            argv, stdin=theirs, stdout=theirs, stderr=log, start_new_session=True,
-            env={"POP3D_STUB_USER": user, "POP3D_STUB_UID": str(uid_of(user)), "PATH": "/usr/bin"})
+            argv, stdin=theirs, stdout=theirs, stderr=log, start_new_session=True, env=environment(user))
         theirs.close()
         self.s, self.got, self.user = ours, b"", user
         ours.settimeout(patience)

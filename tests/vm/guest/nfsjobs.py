@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 
-from common import BIN, SPOOL, Ended, Session, Store, parse, pattern, sent, uid_of
+from common import BIN, SPOOL, Ended, Session, Store, environment, parse, pattern, sent, uid_of
 
 EXPORT = "/srv/mail"
 SERVE = """echo '{export} *(rw,sync,no_subtree_check,fsid=1)' >/etc/exports
@@ -311,7 +311,7 @@ def killed_update(user, dele, number, server="pop3d-stub"):
     argv = [BIN + "killat", "-m", "QUIT", "-n", str(number), "-a", "kill", BIN + server, "-p", "-m", f"{SPOOL}/{user}"]
     with os.fdopen(reader) as stdin:
         return subprocess.run(argv, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=280,
-                              env={"POP3D_STUB_USER": user, "POP3D_STUB_UID": str(uid_of(user)), "PATH": "/usr/bin"}).returncode
+                              env=environment(user)).returncode
 
 
 class Soak:

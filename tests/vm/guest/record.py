@@ -98,8 +98,9 @@ class User:
             self.counts["strange"] += 1
         self.mark(u=self.name, ev="login", ids=ids)
         chosen = pattern(self.rng, n) if n else []
-        if chosen:
-            session.cmd(*[f"DELE {i + 1}" for i in chosen])
+        if chosen and not (reply := session.cmd(*[f"DELE {i + 1}" for i in chosen])).startswith("+OK"):
+            session.close()
+            return reply
         gone = [ids[i] for i in chosen if i < len(ids)]
         self.mark(u=self.name, ev="quit", ids=gone)
         session.send("QUIT")
@@ -113,7 +114,7 @@ class User:
         done = reply.startswith("+OK")
         self.mark(u=self.name, ev="ok" if done else "err", ids=gone)
         session.close()
-        self.counts["sessions"] += 1
+        self.counts["sessions"] += done
         if n - len(chosen) < self.full * 0.7:
             self.deliver(self.full - (n - len(chosen)), 1)
         return None if done else reply
@@ -154,7 +155,8 @@ def main():
     os.system("sync")
     for user in all_users:
         print(user.name, user.counts, flush=True)
+    return any(user.counts["sessions"] == 0 for user in all_users)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
