@@ -141,12 +141,13 @@ RIGHT = {number: message.stored for number, message in enumerate(MESSAGES, 1)}
 def judge(drop, left, delivered, side, program, log):
     now = drop.content() if drop.path.exists() else None
     saved = drop.dir / f".{mailers.NAME}.pop3d.saved"
-    if now == left:
+    if now == left:                     # if nobody rewrote it, that is right only where UPDATE was whole or had not begun
         if saved.exists() and not any(saved.name in line and line.startswith("<18>") for line in log):
             raise Harm("a side file was set aside, and no line with priority crit names it")
         if saved.exists() and record(saved.read_bytes()) != record(side):
             raise Harm("what was set aside is another side file")
-        return "left" if not saved.exists() else "set aside"
+        if program is not nothing:
+            return "left" if not saved.exists() else "set aside"
     if saved.exists():
         raise Harm("the side file was set aside, and the mailbox changed")
     found = list(bodies(now or b""))
