@@ -275,3 +275,40 @@ def test_the_next_message_is_glued_on(tmp_path):
         drop.deliver(b"\n\n" + mail(3))
         assert session.cmd("QUIT").startswith(b"+OK")
     assert drop.content == mail(2) + mail(3)
+
+
+# ---- what is no change, and what is none of ours ----
+
+PRIVATE = mail(1, header=b"Status: O \nX-Status:    \n") + mail(2) + mail(3)
+
+
+def test_a_private_line_changed_in_place_does_not_matter(tmp_path):
+    """As c-client and dovecot do it: the line has room, the message keeps its size."""
+    drop = Maildrop(tmp_path / "alice", PRIVATE)
+    with drop.session() as session:
+        session.login()
+        before = session.multi("RETR 1")
+        rewrite(drop, PRIVATE.replace(b"Status: O \nX-Status:    ", b"Status: RO\nX-Status: AF "))
+        assert session.multi("RETR 1") == before
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3)
+
+
+@pytest.mark.parametrize("deleted", [1, 3])
+def test_a_kept_message_is_kept_as_another_program_left_it(drop, session, deleted):
+    """In place, and of the same size."""
+    session.cmd(f"DELE {deleted}")
+    changed = mail(2).replace(b"Hello.", b"HELLO!")
+    rewrite(drop, THREE.replace(mail(2), changed))
+    assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == THREE.replace(mail(2), changed).replace(mail(deleted), b"")
+
+
+@pytest.mark.parametrize("change", ALL)
+def test_the_log_counts_nothing_as_deleted_that_is_not(drop, session, change):
+    session.cmd("DELE 1")
+    change(drop)
+    assert session.cmd("QUIT") == CHANGED
+    expect_end(session)
+    assert " dele=0 " in session.log()
