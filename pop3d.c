@@ -581,6 +581,8 @@ begin_transaction(const struct passwd *pw, const char *method)
 	size_t count;
 
 	if (!set_mailbox(pw)) {
+		strlcpy(drop.why, "-m makes no path for this user",
+		    sizeof(drop.why));
 		errno = EPERM;
 		return give_up("path");
 	}
