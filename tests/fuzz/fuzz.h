@@ -40,8 +40,8 @@ _Noreturn void finding(const char *file, int line, const char *what);
 const char *scratch(const char *name);
 
 /*
- * Writing leaves another ctime than the one before, whatever the grain of the
- * file system's clock: without that a change may go unseen.
+ * Writing leaves another mtime than any before, whatever the grain of the file
+ * system's clock: without that a change may go unseen.
  */
 void put_file(const char *path, const void *data, size_t size);
 void append_file(const char *path, const void *data, size_t size);

@@ -180,8 +180,7 @@ serve_client(char **argv, const char *say, size_t size)
 		new_session = session;
 		again = true;
 	}
-	free(drop.messages);
-	free(drop.ids);
+	maildrop_close(&drop);
 	free(client.heard);
 	client.heard = malloc(1);
 	client.size = 0;
@@ -191,7 +190,6 @@ serve_client(char **argv, const char *say, size_t size)
 	session = new_session;
 	memset(&in, 0, sizeof(in));
 	memset(&out, 0, sizeof(out));
-	memset(&drop, 0, sizeof(drop));
 	optind = 1;
 	if (setjmp(client.gone) == 0)
 		pop3d_main(count(argv), argv, NULL);

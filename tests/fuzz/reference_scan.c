@@ -412,11 +412,14 @@ is_pseudo(const struct line *lines, size_t count)
 int
 reference_scan(const char *box, size_t size, struct ref_maildrop *drop)
 {
-	struct line *lines = calloc(size + 1, sizeof(*lines));
-	size_t count, start, next;
+	size_t count = 1, start, next;
+	struct line *lines;
 	bool first = true;
 
-	drop->messages = calloc(size / 5 + 1, sizeof(*drop->messages));
+	for (size_t i = 0; i < size; i++)
+		count += box[i] == '\n';
+	lines = calloc(count, sizeof(*lines));
+	drop->messages = calloc(count, sizeof(*drop->messages));
 	drop->count = 0;
 	if (lines == NULL || drop->messages == NULL)
 		abort();

@@ -22,7 +22,12 @@
  * what was synced is there, and any part of what was not.  The same befalls
  * the recovery.  In the end every kept mail must be there, and all that came
  * in; a deleted one is there as it was, or gone; and gone for good where
- * maildrop_update() said so.
+ * maildrop_update() said so.  If another program rewrites the mailbox before
+ * the recovery, it stays as that program left it.
+ *
+ * The disk is that of tests/model: a cut is zeros to the end of the block, and
+ * later the size; an fsync that fails has lost what it was to write, and the
+ * next one says that all is well; a deliverer need not sync.
  */
 
 #include <err.h>
@@ -41,7 +46,7 @@
 #define MAILS_MAX	12
 #define MAIL_MAX	2000
 #define PIECE		256	/* a write is durable in such pieces */
-#define PENDING_MAX	10000
+#define PENDING_MAX	20000
 
 enum fault { NONE, KILL, POWER, FAIL_ONCE, FAIL_ON, FAULTS };
 enum { BOX, SIDE, FILES };
@@ -51,6 +56,7 @@ struct pending {		/* not durable yet */
 	off_t	 at;
 	size_t	 size;
 	char	*data;		/* NULL: the file is cut to at */
+	bool	 delivered;	/* by a program that did not sync */
 };
 
 static struct {			/* what is durable */
@@ -65,7 +71,10 @@ static enum fault	 fault;
 static unsigned int	 calls_left;	/* before the fault */
 static unsigned int	 part;		/* of 256, of the write that it hits */
 static uint32_t		 seed;
+static off_t		 block;		/* of the file system, in bytes */
 static bool		 struck;
+static bool		 lost;		/* what was delivered, with the power */
+static size_t		 scanned;	/* mails; the others were delivered */
 static jmp_buf		 death;
 
 static struct maildrop	 drop;
@@ -75,7 +84,7 @@ int __real_ftruncate(int, off_t);
 ssize_t __wrap_pwrite(int, const void *, size_t, off_t);
 int __wrap_fsync(int);
 int __wrap_ftruncate(int, off_t);
-int __wrap_posix_fallocate(int, off_t, off_t);
+int __wrap_fallocate(int, int, off_t, off_t);
 
 /* Who is killed frees nothing. */
 const char *__asan_default_options(void);
@@ -114,7 +123,7 @@ add_pending(int file, const char *data, size_t size, off_t at)
 
 	CHECK(pending_count < PENDING_MAX);
 	p = &pending[pending_count++];
-	*p = (struct pending){ file, at, size, NULL };
+	*p = (struct pending){ file, at, size, NULL, false };
 	if (data != NULL) {
 		if ((p->data = malloc(size)) == NULL)
 			err(1, NULL);
@@ -122,8 +131,9 @@ add_pending(int file, const char *data, size_t size, off_t at)
 	}
 }
 
+/* What is pending happened, at last. */
 static void
-forget(int file, bool happened)
+sync_file(int file)
 {
 	size_t left = 0;
 
@@ -132,10 +142,27 @@ forget(int file, bool happened)
 			pending[left++] = pending[i];
 			continue;
 		}
-		if (happened)
-			change(&pending[i]);
+		change(&pending[i]);
 		free(pending[i].data);
 	}
+	pending_count = left;
+}
+
+/*
+ * Or an fsync failed, and the pages that pop3d wrote are taken for clean.  A
+ * journal that fails makes the file system read-only: no size is forgotten.
+ */
+static void
+lose_pages(int file)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < pending_count; i++)
+		if (pending[i].file != file || pending[i].data == NULL ||
+		    pending[i].delivered)
+			pending[left++] = pending[i];
+		else
+			free(pending[i].data);
 	pending_count = left;
 }
 
@@ -148,7 +175,7 @@ path_of(int file)
 static void
 load_durable(int file)
 {
-	forget(file, false);
+	sync_file(file);
 	free(durable[file].data);
 	durable[file].data = get_file(path_of(file), &durable[file].size);
 }
@@ -160,14 +187,29 @@ any_number(void)
 	return seed >> 16;
 }
 
-/* Some of what is pending happened, the rest did not. */
+/*
+ * Some of what is pending happened, the rest did not.  Where a cut did not, the
+ * blocks behind it are the old ones, and not those that were written later.
+ */
 static void
 power_loss(void)
 {
+	off_t barrier[FILES] = { INT64_MAX, INT64_MAX };
+
 	for (size_t i = 0; i < pending_count; i++) {
-		if (any_number() % 2 == 0)
-			change(&pending[i]);
-		free(pending[i].data);
+		struct pending *p = &pending[i];
+		off_t *end = &barrier[p->file];
+		bool happened = any_number() % 2 == 0;
+
+		if (p->data != NULL && p->at + (off_t)p->size > *end)
+			p->size = *end > p->at ? (size_t)(*end - p->at) : 0;
+		if (happened && (p->data == NULL || p->size > 0))
+			change(p);
+		else if (p->data == NULL)
+			*end = (p->at + block - 1) / block * block;
+		if (p->delivered && !happened)
+			lost = true;
+		free(p->data);
 	}
 	pending_count = 0;
 	for (int file = BOX; file < FILES; file++)
@@ -220,34 +262,44 @@ __wrap_fsync(int fd)
 	if (strikes(fd)) {
 		if (fault < FAIL_ONCE)
 			longjmp(death, 1);
+		lose_pages(file_of(fd));
 		return -1;
 	}
-	forget(file_of(fd), true);
+	sync_file(file_of(fd));
 	return 0;
 }
 
 int
 __wrap_ftruncate(int fd, off_t size)
 {
+	static const char zeros[4096];
+	off_t end = lseek(fd, 0, SEEK_END);
+	off_t rest = (size + block - 1) / block * block;
+
 	if (strikes(fd)) {
 		if (fault < FAIL_ONCE)
 			longjmp(death, 1);
 		return -1;
 	}
+	if (rest > end)
+		rest = end;
+	if (rest > size)
+		add_pending(file_of(fd), zeros, (size_t)(rest - size), size);
 	add_pending(file_of(fd), NULL, 0, size);
 	return __real_ftruncate(fd, size);
 }
 
 int
-__wrap_posix_fallocate(int fd, off_t at, off_t size)
+__wrap_fallocate(int fd, int mode, off_t at, off_t size)
 {
-	struct pending more = { SIDE, at + size, 0, NULL };
+	struct pending more = { SIDE, at + size, 0, NULL, false };
 
-	CHECK(fd == drop.side);
+	CHECK(fd == drop.side && mode == 0);
 	if (strikes(fd)) {
 		if (fault < FAIL_ONCE)
 			longjmp(death, 1);
-		return ENOSPC;
+		errno = ENOSPC;
+		return -1;
 	}
 	if (lseek(fd, 0, SEEK_END) < at + size) {
 		CHECK(__real_ftruncate(fd, at + size) == 0);
@@ -270,6 +322,7 @@ write_mail(char *p, struct input *in, unsigned int number, bool complete)
 		p += sprintf(p, "Subject: %u%sStatus: RO%s", number, eol, eol);
 	if (form & 8)
 		p += sprintf(p, "%s", eol);
+	p += sprintf(p, "%u%s", number, eol);
 	while (size > 0) {
 		unsigned int n = size < 70 ? size : 70;
 
@@ -283,24 +336,28 @@ write_mail(char *p, struct input *in, unsigned int number, bool complete)
 	return p;
 }
 
-/* A deliverer's fsync makes all of the mailbox durable. */
+/* A deliverer's fsync makes durable all that is pending. */
 static void
-deliver(struct input *in, unsigned int *number)
+deliver(struct input *in, unsigned int *number, bool syncs)
 {
 	static char mails[4 * (MAIL_MAX + 500)];
 	char *end = mails;
+	size_t size;
 
 	for (uint32_t n = take_number(in, 4); n > 0; n--)
 		end = write_mail(end, in, (*number)++, true);
+	if (end == mails)
+		return;
+	free(get_file(scratch("box"), &size));
 	append_file(scratch("box"), mails, (size_t)(end - mails));
-	if (end > mails) {
-		forget(BOX, false);
-		load_durable(BOX);
-	}
+	add_pending(BOX, mails, (size_t)(end - mails), (off_t)size);
+	pending[pending_count - 1].delivered = true;
+	if (syncs)
+		sync_file(BOX);
 }
 
 struct mails {
-	char			*box;
+	char			*box;	/* NULL: it was read by pop3d */
 	struct ref_maildrop	 drop;
 };
 
@@ -312,6 +369,33 @@ look(void)
 
 	m.box = get_file(scratch("box"), &size);
 	CHECK(reference_scan(m.box, size, &m.drop) == 0);
+	return m;
+}
+
+/* What the session hands out, maybe through a record. */
+static struct mails
+read_mails(void)
+{
+	static char text[32 * 1024];
+	struct mails m = { NULL, { NULL, 0 } };
+	const char *piece;
+	ssize_t n;
+
+	m.drop.messages = calloc(drop.count + 1, sizeof(*m.drop.messages));
+	CHECK(m.drop.messages != NULL);
+	for (; m.drop.count < drop.count; m.drop.count++) {
+		struct ref_message *to = &m.drop.messages[m.drop.count];
+
+		EQUAL(message_begin(&drop, m.drop.count), 0);
+		while ((n = message_read(&drop, &piece)) > 0) {
+			CHECK(to->size + (size_t)n <= sizeof(text));
+			memcpy(text + to->size, piece, (size_t)n);
+			to->size += (size_t)n;
+		}
+		EQUAL(n, 0);
+		CHECK((to->text = malloc(to->size + 1)) != NULL);
+		memcpy(to->text, text, to->size);
+	}
 	return m;
 }
 
@@ -331,8 +415,9 @@ same_mail(const struct mails *a, size_t i, const struct mails *b, size_t j)
 		return false;
 	m = &a->drop.messages[i];
 	n = &b->drop.messages[j];
-	return m->from == n->from && m->size == n->size &&
-	    memcmp(a->box + m->start, b->box + n->start, m->from) == 0 &&
+	return m->size == n->size && (b->box == NULL ||
+	    (m->from == n->from &&
+	    memcmp(a->box + m->start, b->box + n->start, m->from) == 0)) &&
 	    memcmp(m->text, n->text, m->size) == 0;
 }
 
@@ -363,10 +448,10 @@ compare(const struct mails *before, uint32_t deleted, const struct mails *after,
 	for (i = j = 0; i < before->drop.count; i++) {
 		if (same_mail(before, i, after, j))
 			j++;
-		else {
-			CHECK(i < 32 && (deleted >> i & 1));
+		else if (i < 32 && (deleted >> i & 1))
 			gone++;
-		}
+		else
+			CHECK(lost && i >= scanned);
 	}
 	EQUAL(after->drop.count - j, later);
 	return gone;
@@ -377,34 +462,85 @@ compare(const struct mails *before, uint32_t deleted, const struct mails *after,
 static void
 end(bool killed)
 {
-	if (!killed)
-		maildrop_close(&drop);
-	else {
-		close(drop.hitch);
-		close(drop.fd);
-		close(drop.side);
-		close(drop.dir);
+	if (killed) {
+		close(drop.dot);
+		drop.dot = -1;		/* it stays */
 	}
-	free(drop.messages);
-	free(drop.ids);
-	memset(&drop, 0, sizeof(drop));
-	drop.fd = drop.side = -1;
+	maildrop_close(&drop);
 	if (fault == POWER && killed)
 		power_loss();
 	fault = NONE;
 }
 
+/* What is half-done is finished, and nothing is set aside. */
 static bool
 login(void)
 {
 	if (maildrop_open(&drop, scratch("box")) == -1 ||
-	    maildrop_scan(&drop) == -1) {
+	    maildrop_begin(&drop) == -1) {
 		if (getenv("FUZZ_SHOW") != NULL)
-			warn("login: %s", drop.why);
+			warnx("login: %s", drop.why);
 		return false;
 	}
-	EQUAL(strlen(drop.note), 0);
+	CHECK(!drop.lost && drop.saved[0] == '\0');
+	CHECK(struck || drop.writable);
 	return true;
+}
+
+/*
+ * Another program removes some of what it takes for mails, in place: false if
+ * it removes nothing.
+ */
+static bool
+rewrite(struct input *in)
+{
+	uint32_t gone = take_number(in, 65536);
+	struct ref_maildrop found;
+	size_t size, left = 0, start, stop;
+	char *old = get_file(scratch("box"), &size), *new = malloc(size + 1);
+	bool any = false;
+
+	CHECK(new != NULL);
+	if (reference_scan(old, size, &found) == 0) {
+		for (size_t i = 0; i < found.count; i++) {
+			start = i == 0 ? 0 : found.messages[i].start;
+			stop = i + 1 == found.count ? size :
+			    found.messages[i + 1].start;
+			if (gone >> i % 16 & 1) {
+				any = true;
+				continue;
+			}
+			memcpy(new + left, old + start, stop - start);
+			left += stop - start;
+		}
+		if (any) {
+			put_file(scratch("box"), new, left);
+			load_durable(BOX);
+		}
+	}
+	reference_free(&found);
+	free(old);
+	free(new);
+	return any;
+}
+
+/* It stays as that program left it, and what came in since. */
+static void
+check_rewritten(struct input *in, unsigned int *number)
+{
+	size_t size, size_now;
+	char *was, *now;
+
+	deliver(in, number, true);
+	was = get_file(scratch("box"), &size);
+	CHECK(maildrop_open(&drop, scratch("box")) == 0);
+	CHECK(maildrop_begin(&drop) == 0);
+	end(false);
+	now = get_file(scratch("box"), &size_now);
+	EQUAL(size_now, size);
+	CHECK(memcmp(now, was, size) == 0);
+	free(was);
+	free(now);
 }
 
 static void
@@ -457,22 +593,26 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	volatile bool died = true;
 
 	unlink(scratch(".box.pop3d"));
+	unlink(scratch(".box.pop3d.saved"));
+	unlink(scratch("box.lock"));
 	fuzz_area = take_number(&in, 8) * 2048;
+	block = 64 << take_octet(&in) % 7;
+	lost = struck = false;
 	write_box(&in, &number);
-	CHECK(login());
 	load_durable(BOX);
+	put_file(scratch(".box.pop3d"), "", 0);
 	load_durable(SIDE);
+	CHECK(login());
+	scanned = drop.count;
 	deleted = mark(&in);
-	deliver(&in, &number);
+	deliver(&in, &number, take_octet(&in) % 2 == 0);
 	before = look();
 
 	arm(&in);
 	if (setjmp(death) == 0) {
 		done = maildrop_update(&drop);
 		died = false;
-		if (done == 0 && take_octet(&in) % 2 == 0)
-			maildrop_index(&drop);
-		else if (done == 0) {
+		if (done == 0 && take_octet(&in) % 2 == 0) {
 			died = true;	/* right after the answer */
 			fault = POWER;
 		}
@@ -481,16 +621,30 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	end(died);
 
 	later = number;
-	deliver(&in, &number);
+	if (take_octet(&in) % 4 == 0 && rewrite(&in)) {
+		check_rewritten(&in, &number);
+		look_away(&before);
+		return 0;
+	}
+	deliver(&in, &number, true);
 	arm(&in);
 	died = true;
 	if (setjmp(death) == 0) {
-		CHECK(login() || struck);
+		bool good = login();
+
+		CHECK(good || struck);
 		died = false;
+		if (good && !drop.writable) {
+			after = read_mails();
+			(void)compare(&before, deleted, &after,
+			    number - later);
+			look_away(&after);
+		}
 	}
 	end(died);
 
-	deliver(&in, &number);
+	deliver(&in, &number, true);
+	struck = false;
 	CHECK(login());
 	end(false);
 	after = look();
