@@ -83,9 +83,11 @@ for opt in -O0 -O2; do
 		    $cc $FLAGS $WARN -Wno-format-nonliteral $opt -c -o /dev/null
 	done
 done
-# gcc 12 loses what is allocated in a loop and kept in an array.
+# gcc 12 loses what is allocated in a loop and kept in an array; for gcc 14 the
+# descriptors 0 to 2 leak where they are opened to be there.
 check "gcc -fanalyzer" each "$OURS" \
-    gcc $FLAGS $WARN -O1 -fanalyzer -Wno-analyzer-malloc-leak -c -o /dev/null
+    gcc $FLAGS $WARN -O1 -fanalyzer -Wno-analyzer-malloc-leak \
+    -Wno-analyzer-fd-leak -c -o /dev/null
 check "clang --analyze" each "$OURS" \
     clang $FLAGS --analyze --analyzer-output text -Xclang -analyzer-werror
 check "clang-tidy" tidy
