@@ -175,17 +175,17 @@ mix(uint64_t x)
 static uint64_t
 sum(uint64_t so_far, const void *data, size_t size)
 {
-	uint64_t word, h = mix(so_far ^ size);
+	uint64_t rest, h = mix(so_far ^ size);
 	const char *p = data;
 
-	for (; size >= sizeof(word); size -= sizeof(word), p += sizeof(word)) {
-		memcpy(&word, p, sizeof(word));
-		h = mix(h ^ word);
+	for (; size >= sizeof(rest); size -= sizeof(rest), p += sizeof(rest)) {
+		memcpy(&rest, p, sizeof(rest));
+		h = mix(h ^ rest);
 	}
-	word = 0;
+	rest = 0;
 	if (size > 0)
-		memcpy(&word, p, size);
-	return mix(h ^ word);
+		memcpy(&rest, p, size);
+	return mix(h ^ rest);
 }
 
 static time_t
@@ -695,7 +695,7 @@ has_form(const char *kinds, const char *form)
 static int
 date_of(const char *p, const char *end)
 {
-	char kinds[WORDS_MAX + 1];
+	char kinds[WORDS_MAX + 1] = "";
 	const char *w;
 	bool remote;
 	size_t n, i;
