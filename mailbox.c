@@ -220,7 +220,7 @@ pause_at_random(uint32_t least, uint32_t most)
  * Once the process is confined no name can be opened any more.
  */
 
-#define SIDE_DATA	8192	/* where in the side file the data area begins */
+#define SIDE_DATA	8192	/* where the side file's data area begins */
 
 static const int open_flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
@@ -1634,7 +1634,7 @@ unique_id(const struct maildrop *drop, size_t n, char *text)
 {
 	const struct message *m = &drop->messages[n];
 	const struct uidl key = { .message = n }, *uidl = NULL;
-	char id[UNIQUE_ID_SIZE], twin[sizeof("-4294967295")] = "";
+	char id[sizeof("0123456789abcdef")], twin[sizeof("-4294967295")] = "";
 
 	if (m->twin > 1)
 		snprintf(twin, sizeof(twin), "-%lu", (unsigned long)m->twin);
@@ -1642,9 +1642,10 @@ unique_id(const struct maildrop *drop, size_t n, char *text)
 		uidl = bsearch(&key, drop->uidls, drop->uidl_count,
 		    sizeof(key), compare_uidls);
 	snprintf(id, sizeof(id), "%016llx", (unsigned long long)m->id);
-	snprintf(text, UNIQUE_ID_SIZE, "%.*s%s",
-	    (int)(UNIQUE_ID_MAX - strlen(twin)),
-	    uidl == NULL ? id : uidl->text, twin);
+	/* A text that leaves no room for the twin's number does without. */
+	strlcpy(text, uidl == NULL || strlen(uidl->text) + strlen(twin) >
+	    UNIQUE_ID_MAX ? id : uidl->text, UNIQUE_ID_SIZE);
+	strlcat(text, twin, UNIQUE_ID_SIZE);
 }
 
 /* ---- the side file ---- */

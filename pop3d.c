@@ -316,7 +316,7 @@ end_session(const char *reason)
 static bool
 wait_until(long long deadline, int fd, short events)
 {
-	struct pollfd client = { .fd = fd, .events = events };
+	struct pollfd waiting = { .fd = fd, .events = events };
 	long long left = deadline - now();
 	struct timespec t = { left / SECOND, left % SECOND };
 	sigset_t mask, pending;
@@ -325,7 +325,7 @@ wait_until(long long deadline, int fd, short events)
 	if (left <= 0)
 		return false;
 	sigemptyset(&mask);
-	ready = ppoll(&client, 1, &t,
+	ready = ppoll(&waiting, 1, &t,
 	    session.state == UPDATE ? &ending : &mask);
 	/* A client that is always ready must not keep a signal waiting. */
 	if (session.state != UPDATE && (ready == -1 ||
@@ -605,20 +605,30 @@ begin_transaction(const struct passwd *pw, const char *method)
 }
 
 /*
- * A login, begun at that time, has failed.  Its answer comes at a multiple of
- * REFUSAL: what PAM did for this name does not show in the time.  The log has
- * it before, for the client may not wait.
+ * A login, begun at that time, has failed.  The log has it at once, for the
+ * client may not wait.  Its answer comes at a multiple of REFUSAL, so that it
+ * does not show in the time whether PAM hashed a password, as it does for an
+ * account that has one.  Where that takes long, or many try at once, so does
+ * the hash that is made here, and the multiple is of four times as much: more
+ * than this one and those of PAM, some of which make two.
  */
 static const char *
 refuse(long long began, const char *method, const char *why, const char *text)
 {
+	long long unit;
+
 	wipe_input();
 	log_line(LOG_NOTICE, "login failed: %s method=%s tls=%s reason=%s",
 	    who(), method, option.encrypted ? "yes" : "no", why);
 	session.user[0] = session.account[0] = '\0';
 	if (++session.tries == LOGIN_TRIES)
 		session.ending = "refused";
-	wait_until(began + ((now() - began) / REFUSAL + 1) * REFUSAL, -1, 0);
+	unit = now();
+	may_hang(HANG_SECONDS);
+	hash_in_vain();
+	did_not_hang();
+	unit = (4 * (now() - unit) / REFUSAL + 1) * REFUSAL;
+	wait_until(began + ((now() - began) / unit + 1) * unit, -1, 0);
 	return text;
 }
 
@@ -1232,13 +1242,13 @@ options(int argc, char **argv)
 
 /* A soft limit, where more can be had, would cut UPDATE short. */
 static void
-lift(int resource)
+lift_file_size(void)
 {
 	struct rlimit limit;
 
-	if (getrlimit(resource, &limit) == 0) {
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0) {
 		limit.rlim_cur = limit.rlim_max;
-		setrlimit(resource, &limit);
+		setrlimit(RLIMIT_FSIZE, &limit);
 	}
 }
 
@@ -1281,8 +1291,7 @@ start(void)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	protect_memory();
-	lift(RLIMIT_CPU);
-	lift(RLIMIT_FSIZE);
+	lift_file_size();
 	/* stderr may be the client, to whom libraries have nothing to say. */
 	while ((fd = open("/dev/null", O_RDWR)) != -1 && fd <= STDERR_FILENO)
 		continue;

@@ -69,6 +69,11 @@ enum auth auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why);
 
 /*
+ * Do what PAM does for a password, on the first hash that this system has.
+ */
+void hash_in_vain(void);
+
+/*
  * The gid with which a user whose own one is own can create files in the
  * directory of the mailbox path: the directory's, if only its group may write
  * there and every directory on the way is root's, or else own.
@@ -129,7 +134,7 @@ struct maildrop {
 	size_t		 count;
 	bool		 writable;	/* messages can be deleted */
 	bool		 recovered;	/* an UPDATE that was cut short */
-	bool		 lost;		/* it could not be: the mailbox changed */
+	bool		 lost;		/* it could not be: a changed mailbox */
 	bool		 begun;		/* UPDATE may have deleted something */
 	char		 why[300];	/* after a failure: words for the log */
 	char		 note[300];	/* why it is not writable */
@@ -194,8 +199,8 @@ int maildrop_open(struct maildrop *drop, const char *path);
  *	E2BIG	it has too many messages: [SYS/PERM]
  *	EPERM	as above
  *	others	the system call's: [SYS/TEMP]
- * drop->recovered, drop->lost, drop->saved and, if not drop->writable, drop->note are to
- * be logged, the first three also after -1.
+ * drop->recovered, drop->lost, drop->saved and, if not drop->writable,
+ * drop->note are to be logged, the first three also after -1.
  */
 int maildrop_begin(struct maildrop *drop);
 
