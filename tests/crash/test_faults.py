@@ -8,6 +8,7 @@ import pytest
 import crash
 import faults
 import lab
+import lies
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="killat.c knows the registers of x86_64 only")
 
@@ -100,3 +101,16 @@ def test_a_side_file_with_bytes_on_their_way_is_set_aside():
         left = drop.save()
         assert all(left[name][-1] == state[name][-1] for name in ("alice", ".alice.pop3d"))
         assert not any("saved" in name for name in left)
+
+
+def test_an_fsync_that_failed_once_is_not_believed_the_next_time():
+    """After it the power goes.  The short form of lies.py."""
+    tried, harmed = lies.sweep(lies.SHORT)
+    assert not harmed
+    assert tried > 100
+
+
+def test_if_it_were_believed_there_would_be_harm(monkeypatch):
+    """So the test above can fail."""
+    monkeypatch.setenv("POP3D_SAME", "1")
+    assert lies.sweep(2)[1]
