@@ -77,6 +77,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("-s", action="store_true", help="short form")
     parser.add_argument("-p", metavar="FIRST-LAST", help="points of what was recorded last")
+    parser.add_argument("-t", type=int, metavar="SECONDS", help="how long to look at points, for each scenario")
     parser.add_argument("-r", type=int, default=0, metavar="SEED", help="other sessions, other points")
     parser.add_argument("scenarios", nargs="*", metavar="scenario", help=", ".join(SCENARIOS))
     args = parser.parse_args()
@@ -87,7 +88,7 @@ def main():
             print(time.strftime("%T"), "record", name, flush=True)
             print(twice(record, name, 5 if args.s else 8, args.r), flush=True)
         print(time.strftime("%T"), "check", name, flush=True)
-        said = twice(check, name, 100 if args.s else 270, args.r, args.p or 400)
+        said = twice(check, name, args.t or (100 if args.s else 270), args.r, args.p or 400)
         print(said, flush=True)
         result = json.loads(said.rpartition("RESULT ")[2])
 

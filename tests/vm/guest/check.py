@@ -289,7 +289,8 @@ class Checker:
             try:
                 self.counts["points"] += 1
                 for user in self.users.values():
-                    self.look(rng, f"point {point} ({how}) {user.name} {user.kind}", user)
+                    if user.busy or rng.random() < 0.2:
+                        self.look(rng, f"point {point} ({how}) {user.name} {user.kind}", user)
             finally:
                 umount(SPOOL)
         finally:
@@ -303,9 +304,7 @@ class Checker:
         with open(path, "rb") as f:
             before = f.read()
         records = slots(f"{SPOOL}/.{user.name}.pop3d")
-        wrong, log = [], ""
-        if user.busy or rng.random() < 0.15:
-            wrong, log = user.login(rng.random() < 0.3)
+        wrong, log = user.login(rng.random() < 0.3)
         with open(path, "rb") as f:
             after = f.read()
         self.counts["recovered"] += before != after

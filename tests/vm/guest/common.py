@@ -63,12 +63,9 @@ class Store:
         size = int(200 * 60 ** (rng.random() ** 1.5))
         head = (f"From s{number}@example.org Tue Nov 24 05:42:39 2026\nFrom: s{number}@example.org\n"
                 f"Subject: {self.user} number {number}\nMessage-ID: <{number}.{self.user}@example.org>\n\n")
-        lines, room = [], size - len(head)
-        while room > 0:
-            text = f"{number} %x" % rng.getrandbits(4 * rng.randrange(1, 70))
-            lines.append(text[:max(room - 1, 0)] + "\n")
-            room -= len(lines[-1])
-        return (head + "".join(lines) + "\n").encode()
+        text = rng.randbytes(size // 2).hex()
+        lines = [f"{number} {text[at:at + 70]}" for at in range(0, max(0, size - len(head)), 76)]
+        return (head + "\n".join(lines) + "\n\n").encode()
 
 
 START = re.compile(rb"From s(\d+)@example\.org Tue Nov 24 05:42:39 2026\nFrom: s\d+@example\.org\n"
