@@ -302,3 +302,10 @@ def test_a_strangers_text_in_the_log():
     assert "\x1b" not in log and r"user=<\^[[31m>" in failed[0]
     assert f"user=<{64 * 'y'}>" in failed[1]
     assert r"user=<a\nlogin:\suser=" in failed[2]
+
+
+def test_the_log_of_a_maildrop_that_cannot_be_had(tmp_path):
+    Maildrop(tmp_path / "alice", b"Dear diary\n")
+    log = talk(STUB, "-p", "-d", "-m", tmp_path / "%u", data=LOGIN)[2]
+    assert (f"maildrop failed: user=<alice> ip=unknown "
+            f"mailbox=<{str(tmp_path)[:20]}") in log

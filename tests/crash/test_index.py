@@ -11,7 +11,9 @@ import pathlib
 import random
 import shutil
 import signal
+import struct
 import subprocess
+import sys
 import time
 
 import pytest
@@ -469,3 +471,68 @@ def test_a_damaged_index_makes_no_answer_wrong(drop, damage):
         drop.side.write_bytes(records + damaged)
         assert everything(drop) == want, f"number {number}"
         assert everything(drop) == want, f"number {number}, one session later"
+
+
+# ---- one whose sums are right: whoever can write it can make them ----
+
+INDEX = struct.Struct("=Q72sQQQ")       # struct index of mailbox.c, without self
+MESSAGE = struct.Struct("=qqQIHBB")     # struct message of pop3d.h
+START, OCTETS, ID, TWIN, FROM, SEPARATOR, FLAGS = range(7)
+WORD = 2 ** 64
+
+
+def mix(x):
+    x = (x + 0xd1b54a32d192ed03) * 0x9e3779b97f4a7c15 % WORD
+    return x ^ x >> 32
+
+
+def checksum(so_far, data):
+    """sum() of mailbox.c."""
+    h = mix(so_far ^ len(data))
+    whole = len(data) // 8 * 8
+    for at in range(0, whole, 8):
+        h = mix(h ^ int.from_bytes(data[at:at + 8], "little"))
+    return mix(h ^ int.from_bytes(data[whole:], "little"))
+
+
+def forge(drop, number, field, value):
+    """Message number's field is value now, and nobody can tell by the sums."""
+    side = drop.side.read_bytes()
+    magic, stamp, count, uidls, _ = INDEX.unpack_from(side, SIDE_DATA)
+    at = SIDE_DATA + INDEX.size + 8
+    messages = bytearray(side[at:at + count * MESSAGE.size])
+    assert len(messages) == count * MESSAGE.size and uidls == 0
+    message = list(MESSAGE.unpack_from(messages, number * MESSAGE.size))
+    message[field] = value(message[field])
+    MESSAGE.pack_into(messages, number * MESSAGE.size, *message)
+    index = INDEX.pack(magic, stamp, count, uidls,
+                       checksum(checksum(0, messages), b""))
+    self = checksum(0, index).to_bytes(8, "little")
+    drop.side.write_bytes(side[:SIDE_DATA] + index + self + messages)
+
+
+FORGED = [(OCTETS, lambda _: -2), (OCTETS, lambda _: 2**62),
+          (OCTETS, lambda _: -2**63), (START, lambda _: -1),
+          (START, lambda _: -2**63), (START, lambda _: 2**62),
+          (START, lambda start: start + 5000), (FROM, lambda _: 65535),
+          (SEPARATOR, lambda _: 255), (FLAGS, lambda _: 1)]
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="made for such a host")
+@pytest.mark.parametrize("number", [0, 7, 18])
+@pytest.mark.parametrize("field, value", FORGED)
+def test_a_forged_index_with_numbers_that_cannot_be_does_not_count(
+        drop, number, field, value):
+    run(drop, POLL_IDS)
+    assert index_size(drop)
+    forge(drop, number, field, value)
+    assert everything(drop) == right(PLAIN)
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="made for such a host")
+def test_a_forged_index_with_numbers_that_can_be_counts(drop):
+    """So the test above can fail: its sums are right."""
+    run(drop, POLL_IDS)
+    forge(drop, 7, OCTETS, lambda octets: octets + 1)
+    assert run(drop, POLL) != run(Maildrop(drop.path.parent / "other", PLAIN),
+                                  POLL)

@@ -152,3 +152,13 @@ def can_lock(drop, kind):
             return True
     except BlockingIOError:
         return False
+
+
+def test_on_nfs_there_is_no_flock(drop):
+    """It is the same lock as fcntl's there: a session would refuse itself."""
+    with held(drop, "flock"), drop.session(
+            env={"LD_PRELOAD": str(BUILD / "on_nfs.so")}) as session:
+        assert session.login().startswith(b"+OK")
+        session.cmd("DELE 1")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3)
