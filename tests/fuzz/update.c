@@ -180,11 +180,12 @@ load_durable(int file)
 	durable[file].data = get_file(path_of(file), &durable[file].size);
 }
 
-static uint32_t
-any_number(void)
+/* Its highest bit: the lower ones come round too soon. */
+static bool
+toss(void)
 {
 	seed = seed * 1664525 + 1013904223;
-	return seed >> 16;
+	return seed >> 31;
 }
 
 /*
@@ -199,7 +200,7 @@ power_loss(void)
 	for (size_t i = 0; i < pending_count; i++) {
 		struct pending *p = &pending[i];
 		off_t *end = &barrier[p->file];
-		bool happened = any_number() % 2 == 0;
+		bool happened = toss();
 
 		if (p->data != NULL && p->at + (off_t)p->size > *end)
 			p->size = *end > p->at ? (size_t)(*end - p->at) : 0;
