@@ -49,7 +49,7 @@ def as_user(drop, *command, **kw):
 
 def neomutt(drop):
     rules = pathlib.Path(drop.user.home, "neomuttrc")
-    rules.write_text("set quit=yes\nset delete=yes\nset move=no\n")
+    rules.write_text(f"set folder={drop.user.home}\nset quit=yes\nset delete=yes\nset move=no\n")      # or it asks
     terminal, line = pty.openpty()
     keys = 'push "<delete-pattern>~s p3dd.3<enter><sync-mailbox><quit>"'
     process = subprocess.Popen(**as_user(drop, "neomutt", "-n", "-F", rules, "-f", drop.path, "-e", keys), stdin=line, stdout=line,
@@ -231,11 +231,10 @@ def test_a_half_done_mailbox_that_was_rewritten_is_left_alone(drop, program):
             answer = session.login(USER, PASSWORD)
             session.cmd("QUIT")
             log = session.log()
-        saved = list(drop.dir.glob(".alice.pop3d.saved-*"))
+        saved = list(drop.dir.glob(".alice.pop3d.saved"))
         if saved:
             assert (drop.path.exists() and drop.content()) == content
             assert saved[0].name in log
-            assert drop.save()[".alice.pop3d"]
         else:
             removed = {3, *range(30, 40)} if program not in (nothing, touches, delivers) else set()
             counts = found(drop)

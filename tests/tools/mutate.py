@@ -59,6 +59,8 @@ STAGES = {
              ["cases/test_access.py", "cases/test_proxy.py", "cases/test_session.py", "-k", "not real and not host and not haproxy "
               "and not lasts and not time_to_log_in and not puts_autologout_off and not thousand and not as_long_as_a_login"]),
     "lines": (["build/pop3d-stub", "build/pop3d-stub-hasty"], False, ["cases/test_transcripts.py", "-k", "one_segment"]),
+    "ids": (["build/pop3d-stub"], False, ["cases/test_unique_ids.py"]),
+    "lies": (["build/pop3d-stub-disk", "build/killat"], False, ["crash/test_faults.py", "-k", "not_believed"]),
     "drop": (STUBS[:2] + ["build/pop3d-stub-index", "build/pop3d-stub-clock"], False,
              ["crash/test_changes.py", "crash/test_index.py", "cases/test_access.py", "cases/test_session.py", "-k",
               "not real and not unchanged_mailbox_is_not_read and (not test_session or second or killed or nothing_is_left)"]),
@@ -76,18 +78,18 @@ STAGES = {
                ["deploy/test_deploy_files.py", "cases/test_session.py", "-k", "deploy_files or real"]),
     "all": (["all"], True, ["."]),
 }
-ORDER = {"pop3d.c": ["lines", "talk"], "auth.c": ["auth", "authreal"], "mailbox.c": ["unit", "kill", "drop"]}
+ORDER = {"pop3d.c": ["lines", "talk"], "auth.c": ["auth", "authreal"], "mailbox.c": ["unit", "lines", "ids", "kill", "drop", "lies"]}
 # Stages that are for the mutants of some functions alone, for they take long.
 LOCKS = {"is_remote", "drop_pages", "holder", "kernel_lock", "make_dotlock", "is_dead", "break_dotlock", "dotlock", "try_locks",
          "unlock", "progress", "lock", "session_lock", "open_side", "check_side", "begin", "maildrop_begin", "maildrop_open",
          "maildrop_close", "pause_at_random", "is_name_of", "use_gid", "move_name", "remove_name", "file_clock", "seconds", "look_at"}
 CRASH = {"write_at", "read_at", "read_all", "sum", "next_dead", "skip_dead", "count_live", "sync_mailbox", "gather", "copy_live",
          "copy_saved", "mark_size", "anchor", "most", "least", "take_anchors", "put_record", "reserve", "move_saved", "step", "finish",
-         "close_hole", "find_first", "make_mark", "delete_all", "update", "check_deleted", "maildrop_update", "is_range", "was_cut",
+         "close_hole", "find_first", "make_mark", "delete_all", "update", "check_deleted", "maildrop_update", "is_range", "is_strange", "was_cut",
          "matches", "give_up", "go_on", "read_through", "recover", "give_up_strange", "recover_latest", "self_sum", "kind_of_slot",
          "latest_record", "write_record", "give_back_room", "set_aside"} | LOCKS
-ALONE = {"locks": LOCKS, "crash": CRASH, "kill": CRASH}
-LONG = {"kill", "crash", "locks", "talk", "faults", "real", "all", "deploy", "cases", "local", "privileges", "authreal"}
+ALONE = {"locks": LOCKS, "crash": CRASH, "kill": CRASH, "lies": CRASH - LOCKS}
+LONG = {"lies", "kill", "crash", "locks", "talk", "faults", "real", "all", "deploy", "cases", "local", "privileges", "authreal"}
 
 # ---- mutants ----
 

@@ -37,6 +37,12 @@ def first_word(header):
     return None
 
 
+def popa3ds(text):
+    """The first half of its MD5, printed as popa3d prints it: two numbers, the first octet of each last."""
+    digest = hashlib.md5(text).digest()
+    return digest[3::-1].hex() + digest[7:3:-1].hex()
+
+
 def unique_id(mail):
     """Of a mail as it is stored, its From_ line first, without its separator."""
     header, empty, body = re.fullmatch(rb"From [^\n]*(?:\n|\Z)(.*?)(?:^(\r?\n)(.*))?", mail, re.S | re.M).groups()
@@ -46,18 +52,17 @@ def unique_id(mail):
     if not text:
         text = b"".join(line for name, line in fields(header) if name.lower() not in PRIVATE | ADDED)
         text += (body or b"")[:IN_BODY].rstrip(b"\r\n")
-    digest = hashlib.md5(text).digest()
-    return digest[3::-1].hex() + digest[7:3:-1].hex()
+    return popa3ds(text)
 
 
 def unique_ids(mails):
-    """Of all messages of a mailbox: twins get a number."""
+    """Of all messages of a mailbox: twins get a number; a word that leaves no room for it is itself made a number."""
     count, ids = {}, []
     for mail in mails:
         name = unique_id(mail)
         count[name] = count.get(name, 0) + 1
         twin = f"-{count[name]}" if count[name] > 1 else ""
-        ids.append(name[:70 - len(twin)] + twin)
+        ids.append((name if len(name + twin) <= 70 else popa3ds(name.encode())) + twin)
     return ids
 
 
