@@ -26,7 +26,6 @@
 #include <security/pam_appl.h>
 
 #include <ctype.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
@@ -215,29 +214,6 @@ account_name(const char *typed, char *name)
 		strlcpy(name, typed, NAME_SIZE);
 }
 
-/* crypt(3) is what PAM's modules brought; else there is nothing to hide. */
-void
-hash_in_vain(void)
-{
-	char *(*hasher)(const char *, const char *);
-	char buf[4096], line[NAME_SIZE], *hash = NULL;
-	FILE *f;
-
-	if ((f = fopen("/etc/shadow", "re")) == NULL)
-		return;
-	setvbuf(f, buf, _IOFBF, sizeof(buf));
-	while (hash == NULL && fgets(line, sizeof(line), f) != NULL)
-		hash = strstr(line, ":$");
-	fclose(f);
-	*(void **)&hasher = dlsym(dlopen("libcrypt.so.1", RTLD_NOW), "crypt");
-	if (hash != NULL && hasher != NULL) {
-		hash[strcspn(hash + 1, ":\n") + 1] = '\0';
-		hasher("in vain", hash + 1);
-	}
-	explicit_bzero(buf, sizeof(buf));
-	explicit_bzero(line, sizeof(line));
-}
-
 enum auth
 auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why)
@@ -328,7 +304,7 @@ enum {
 	SCOPE_SIGNAL	= 1 << 1	/* 6 */
 };
 
-enum { FS, NET, SCOPED };	/* as in struct landlock_ruleset_attr of ABI 6 */
+enum { FS, NET, SCOPED };	/* struct landlock_ruleset_attr, ABI 6 */
 
 /*
  * What is denied: a part of Landlock each, and each is taken by itself.  Above

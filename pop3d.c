@@ -605,30 +605,20 @@ begin_transaction(const struct passwd *pw, const char *method)
 }
 
 /*
- * A login, begun at that time, has failed.  The log has it at once, for the
- * client may not wait.  Its answer comes at a multiple of REFUSAL, so that it
- * does not show in the time whether PAM hashed a password, as it does for an
- * account that has one.  Where that takes long, or many try at once, so does
- * the hash that is made here, and the multiple is of four times as much: more
- * than this one and those of PAM, some of which make two.
+ * A login, begun at that time, has failed.  Its answer comes at a multiple of
+ * REFUSAL: what PAM did for this name does not show in the time.  The log has
+ * it before, for the client may not wait.
  */
 static const char *
 refuse(long long began, const char *method, const char *why, const char *text)
 {
-	long long unit;
-
 	wipe_input();
 	log_line(LOG_NOTICE, "login failed: %s method=%s tls=%s reason=%s",
 	    who(), method, option.encrypted ? "yes" : "no", why);
 	session.user[0] = session.account[0] = '\0';
 	if (++session.tries == LOGIN_TRIES)
 		session.ending = "refused";
-	unit = now();
-	may_hang(HANG_SECONDS);
-	hash_in_vain();
-	did_not_hang();
-	unit = (4 * (now() - unit) / REFUSAL + 1) * REFUSAL;
-	wait_until(began + ((now() - began) / unit + 1) * unit, -1, 0);
+	wait_until(began + ((now() - began) / REFUSAL + 1) * REFUSAL, -1, 0);
 	return text;
 }
 

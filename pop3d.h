@@ -69,11 +69,6 @@ enum auth auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why);
 
 /*
- * Do what PAM does for a password, on the first hash that this system has.
- */
-void hash_in_vain(void);
-
-/*
  * The gid with which a user whose own one is own can create files in the
  * directory of the mailbox path: the directory's, if only its group may write
  * there and every directory on the way is root's, or else own.

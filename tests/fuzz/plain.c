@@ -33,11 +33,6 @@ protect_memory(void)
 {
 }
 
-void
-hash_in_vain(void)
-{
-}
-
 enum auth
 auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why)

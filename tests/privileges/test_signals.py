@@ -95,7 +95,7 @@ def test_a_signal_inside_malloc(counted, number):
     last = range(counted.all - STRIDE, counted.all)
     statuses = {counted.run(at, number)[0] for at in {*every, *last}}
     assert RE_ENTERED not in statuses
-    assert statuses == {0, -number}
+    assert -number in statuses and statuses <= {0, -number}
 
 
 # ---- what hangs ends ----
