@@ -414,7 +414,12 @@ make_dotlock(struct maildrop *drop)
 		return -1;
 	drop->dot = openat(drop->dir, drop->lock_name,
 	    O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	return drop->dot == -1 ? -1 : 0;
+	if (drop->dot != -1)
+		return 0;
+	n = errno;
+	remove_name(drop, drop->lock_name);
+	errno = n;
+	return -1;
 }
 
 /*
@@ -489,7 +494,7 @@ try_locks(struct maildrop *drop, bool exclusive, bool dot)
 		/* Without a free inode nobody else can make one either. */
 		if (exclusive ? errno != ENOSPC : errno == EAGAIN)
 			return -1;
-		if (errno != ENOSPC && errno != EDQUOT)
+		if (errno != ENOSPC)
 			only_read(drop);
 	}
 	drop_pages(drop);
@@ -1511,7 +1516,8 @@ message_begin(struct maildrop *drop, size_t n)
 		drop->reader = s;
 	}
 	s->next = s->last = s->buf + PAGE;	/* nothing from before */
-	s->last[-1] = s->last[-2] = '\n';
+	s->last[-2] = ' ';	/* it is no empty line that stands before */
+	s->last[-1] = '\n';
 	s->at = m->start + m->from;
 	s->end = s->limit = message_end(drop, n) - m->separator;
 	s->header = (m->flags & MSG_PRIVATE) != 0;
@@ -1524,8 +1530,8 @@ message_begin(struct maildrop *drop, size_t n)
  * Every time that says otherwise means look again, no more: readers set times,
  * and some set them back; but the ctime nobody can.
  */
-static int
-check_reading(struct maildrop *drop)
+int
+message_check(struct maildrop *drop)
 {
 	struct stamp now;
 	struct scan s;
@@ -1576,7 +1582,7 @@ message_read(struct maildrop *drop, const char **text)
 	if ((n = next_piece(s, text)) == -1)
 		return failed(drop, "cannot read the mailbox");
 	/* What was read before it was seen to be unchanged is the message. */
-	if ((first || s->at == s->end) && check_reading(drop) == -1)
+	if ((first || s->at == s->end) && message_check(drop) == -1)
 		return -1;
 	return n;
 }
@@ -1605,7 +1611,8 @@ maildrop_ids(struct maildrop *drop)
 	for (i = 0; i < drop->count; i++) {
 		m = &drop->messages[i];
 		m->twin = 1;
-		for (at = mix(m->id ^ key) & (size - 1); table[at] != 0;
+		for (at = mix(mix(m->id ^ key) ^ key) & (size - 1);
+		    table[at] != 0;
 		    at = (at + 1) & (size - 1)) {
 			other = &drop->messages[table[at] - 1];
 			if (other->id == m->id &&
@@ -1702,13 +1709,14 @@ is_strange(const struct record *slot)
 /*
  * The record that counts.  None is IDLE, and so is a torn one alone: the first
  * one ever is IDLE, and durable before the next.  1: there is one that cannot
- * be understood.
+ * be understood, or two that no crash can leave.
  */
 static int
 latest_record(struct maildrop *drop, struct record *rec)
 {
+	static const struct record empty;
 	struct record slot;
-	int i;
+	int i, torn = 0;
 
 	memset(rec, 0, sizeof(*rec));
 	for (i = 0; drop->side != -1 && i < 2; i++) {
@@ -1718,12 +1726,13 @@ latest_record(struct maildrop *drop, struct record *rec)
 			return failed(drop, "cannot read the side file");
 		if (is_strange(&slot))
 			return 1;
-		if (slot.magic == RECORD_MAGIC && slot.state <= CUT &&
-		    slot.self == self_sum(&slot) &&
-		    slot.sequence >= rec->sequence)
+		if (slot.magic != RECORD_MAGIC || slot.state > CUT ||
+		    slot.self != self_sum(&slot))
+			torn += memcmp(&slot, &empty, sizeof(slot)) != 0;
+		else if (slot.sequence >= rec->sequence)
 			*rec = slot;
 	}
-	return 0;
+	return torn == 2;
 }
 
 /* Write rec to its slot, as it is, and have it durable. */
@@ -2087,6 +2096,8 @@ sync_mailbox(struct update *u)
 
 	if (look_at(u->drop->fd, "", &now) == -1 || fsync(u->drop->fd) == -1)
 		return failed(u->drop, "cannot sync the mailbox");
+	if (now.size < u->size)
+		return fail(u->drop, ESTALE, "another program cut the mailbox");
 	u->left += now.size - u->size;
 	u->size = now.size;
 	return 0;
@@ -2279,6 +2290,7 @@ step(struct update *u)
 	const struct record *rec = &u->rec;
 	struct maildrop *drop = u->drop;
 	off_t hole = rec->r - rec->w, n = MIN(u->left, MAX(hole, u->room));
+	const struct update before = *u;
 	uint64_t saved;
 	off_t next;
 
@@ -2289,10 +2301,15 @@ step(struct update *u)
 			return -1;
 		return put_record(u, HOLE, rec->w + n, next, 0, 0, 0);
 	}
-	if (copy_live(u, n, drop->side, SIDE_DATA, &next, &saved) == -1)
-		return -1;
-	if (fsync(drop->side) == -1)
-		return failed(drop, "cannot sync the side file");
+	if (copy_live(u, n, drop->side, SIDE_DATA, &next, &saved) == -1 ||
+	    fsync(drop->side) == -1) {
+		if ((errno != ENOSPC && errno != EDQUOT) ||
+		    (before.left - 1) / STEPS_MAX >= hole)
+			return failed(drop, "cannot write the side file");
+		*u = before;	/* there is less room than was promised */
+		u->room = 0;
+		return 0;
+	}
 	if (put_record(u, HOLE, rec->w, rec->r, n, next, saved) == -1)
 		return -1;
 	return move_saved(u);
@@ -2325,13 +2342,18 @@ close_hole(struct update *u)
 		    write_at(drop->fd, rec->mark, mark,
 		    rec->r - (off_t)mark) == -1)
 			return failed(drop, "cannot mark the end");
-		if (sync_mailbox(u) == -1)
+		/* What came between the marks is in no anchor yet. */
+		if (sync_mailbox(u) == -1 || (u->left > 0 &&
+		    put_record(u, HOLE, rec->w, rec->r, 0, 0, 0) == -1))
 			return -1;
 	} while (u->left > 0);
+	if (rec->r != u->size)
+		return fail(drop, EIO, "the mailbox does not end where it did");
 	if (put_record(u, CUT, rec->w, rec->r, 0, 0, 0) == -1)
 		return -1;
 	if (ftruncate(drop->fd, rec->w) == -1)
 		return failed(drop, "cannot cut the mailbox");
+	u->size = rec->w;
 	return finish(u);
 }
 
@@ -2423,8 +2445,10 @@ check_deleted(struct maildrop *drop)
 	for (i = 0; n == 0 && i < drop->count; i++)
 		if (drop->messages[i].flags & MSG_DELETED)
 			n = check_message(&s, i, now.size, true);
-	if (n == 0 && i > 0 && drop->messages[i - 1].flags & MSG_DELETED)
+	if (n == 0 && s.at > drop->end) {
+		drop->messages[i - 1].separator = (uint8_t)(s.at - drop->end);
 		drop->end = s.at;
+	}
 	scan_end(&s);
 	return n;
 }
@@ -2546,7 +2570,8 @@ read_through(struct update *u)
 	const struct record *rec = &u->rec;
 	struct stamp now;
 
-	only_read(drop);
+	if (drop->writable)
+		only_read(drop);
 	if (rec->state == IDLE || (rec->state == CUT &&
 	    (look_at(drop->fd, "", &now) == -1 ||
 	    was_cut(drop, rec, now.size) != 0)))
@@ -2706,6 +2731,7 @@ recover_latest(struct maildrop *drop)
 	drop->watched = false;
 	n = recover(drop, &rec, n == 1);
 	drop->watched = true;
+	progress(drop);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return n;
 }
@@ -2740,7 +2766,15 @@ begin(struct maildrop *drop)
 	if ((n = latest_record(drop, &rec)) == -1)
 		return -1;
 	exclusive = (n == 1 || rec.state != IDLE) && drop->writable;
-	if (lock(drop, exclusive) == -1 || recover_latest(drop) == -1)
+	if (lock(drop, exclusive) == -1) {
+		if (!exclusive || errno == EAGAIN || errno == ESTALE ||
+		    errno == EPERM)
+			return -1;
+		only_read(drop);	/* no dotlock is to be had */
+		if (lock(drop, false) == -1)
+			return -1;
+	}
+	if (recover_latest(drop) == -1)
 		return -1;
 	return drop->fd == -1 ? 0 : scan(drop);
 }

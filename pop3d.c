@@ -947,7 +947,8 @@ send_message(size_t n, struct sending *s)
 		put_line("+OK %lld octets", (long long)drop.messages[n].octets);
 	while (size > 0 && put_text(s, text, (size_t)size))
 		size = message_read(&drop, &text);
-	if (size == -1) {
+	/* TOP may have enough before the end. */
+	if (size == -1 || (size > 0 && message_check(&drop) == -1)) {
 		give_up("read");
 		end_session("changed");
 	}

@@ -226,6 +226,12 @@ int message_begin(struct maildrop *drop, size_t n);
 ssize_t message_read(struct maildrop *drop, const char **text);
 
 /*
+ * Whether the message that is read is still what it was: for who stops before
+ * its end.  0, or -1 with errno and drop->why, as above.
+ */
+int message_check(struct maildrop *drop);
+
+/*
  * The UPDATE state (RFC 1939, section 6): remove the messages marked
  * MSG_DELETED, so that it is durable.  Nothing marked: nothing is done.
  * Blocks all signals meanwhile.  Returns 0, or -1 with errno and drop->why:

@@ -454,6 +454,7 @@ reference_id(const struct ref_maildrop *drop, size_t n, char *text)
 	const struct ref_message *m = &drop->messages[n];
 	unsigned int twin = 1;
 	char suffix[16] = "";
+	MD5_CTX md5;
 
 	for (size_t i = 0; i < n; i++)
 		if (drop->messages[i].named == m->named &&
@@ -461,8 +462,14 @@ reference_id(const struct ref_maildrop *drop, size_t n, char *text)
 			twin++;
 	if (twin > 1)
 		snprintf(suffix, sizeof(suffix), "-%u", twin);
-	snprintf(text, 72, "%.*s%s", LONGEST_ID - (int)strlen(suffix), m->id,
-	    suffix);
+	if (strlen(m->id) + strlen(suffix) <= LONGEST_ID)
+		snprintf(text, 72, "%s%s", m->id, suffix);
+	else {
+		MD5Init(&md5);
+		MD5Update(&md5, (const uint8_t *)m->id, strlen(m->id));
+		print_id(text, &md5);
+		strcat(text, suffix);
+	}
 }
 
 void

@@ -27,8 +27,8 @@
 
 #include "fuzz.h"
 
-enum forgery { ANYTHING, INDEX, NOT_WHOLE, OTHER_VERSION, WRONG_SUMS, RIGHT_SUMS,
-    KINDS };
+enum forgery { ANYTHING, INDEX, NOT_WHOLE, OTHER_VERSION, WRONG_SUMS,
+    RIGHT_SUMS, KINDS };
 
 static char		 box[16 * 1024];
 static size_t		 box_size;

@@ -579,7 +579,8 @@ static void
 ids_do_not_depend_on_the_place(void **state)
 {
 	static const char two[] = TWO "\n" TWO;
-	char want[UNIQUE_ID_SIZE] = "", id[UNIQUE_ID_SIZE], twin[UNIQUE_ID_SIZE + 8];
+	char want[UNIQUE_ID_SIZE] = "", id[UNIQUE_ID_SIZE];
+	char twin[UNIQUE_ID_SIZE + 8];
 	size_t filler;
 
 	(void)state;
@@ -627,7 +628,8 @@ ids_do_not_depend_on_the_last_newline(void **state)
 static void
 twins_are_numbered(void **state)
 {
-	char first[UNIQUE_ID_SIZE], id[UNIQUE_ID_SIZE], twin[UNIQUE_ID_SIZE + 8];
+	char first[UNIQUE_ID_SIZE], id[UNIQUE_ID_SIZE];
+	char twin[UNIQUE_ID_SIZE + 8];
 	unsigned int i;
 
 	(void)state;
@@ -643,6 +645,70 @@ twins_are_numbered(void **state)
 		snprintf(twin, sizeof(twin), "%s-%u", first, i + 1);
 		assert_string_equal(id, twin);
 	}
+	close_drop();
+}
+
+#define TEN		"0123456789"
+#define SIXTY		TEN TEN TEN TEN TEN TEN
+
+static void
+an_x_uidl_line_is_the_id(void **state)
+{
+	static const struct {
+		const char	*line, *id;	/* "": it is not believed */
+	} uidls[] = { { "X-UIDL: abc", "abc" }, { "x-uidl:abc \r", "abc-2" },
+	    { "X-UIDL: " SIXTY "abcdefghij", SIXTY "abcdefghij" },
+	    { "X-UIDL: " SIXTY "abcdefghij", "" },	/* no room for -2 */
+	    { "X-UIDL: " SIXTY "abcdefgh", SIXTY "abcdefgh" },
+	    { "X-UIDL: " SIXTY "abcdefgh", SIXTY "abcdefgh-2" },
+	    { "X-UIDL: " SIXTY "abcdefghijk", "" },
+	    { "X-UIDL: two words", "" }, { "X-UIDL: \303\244", "" },
+	    { "X-UIDL: like-2", "" }, { "X-UIDL: like-a2", "like-a2" },
+	    { "X-UIDL: 0123456789abcdef", "0123456789abcdef" },
+	    { "X-UIDL: 0123456789ABCDEF", "0123456789ABCDEF" } };
+	char id[UNIQUE_ID_SIZE], text[256];
+	size_t i, n = sizeof(uidls) / sizeof(uidls[0]);
+	int session;
+
+	(void)state;
+	unlink(side);
+	size = 0;
+	for (i = 0; i < n; i++) {
+		snprintf(text, sizeof(text), FROM_ "\n%s\nSubject: %zu\n\n\n",
+		    uidls[i].line, i);
+		add(text, strlen(text));
+	}
+	put_mailbox();
+	/* The second knows them from the index. */
+	ago = 10;
+	for (session = 0; session < 2; session++) {
+		open_drop();
+		assert_int_equal(maildrop_ids(&drop), 0);
+		for (i = 0; i < n; i++) {
+			unique_id(&drop, i, id);
+			if (*uidls[i].id != '\0')
+				assert_string_equal(id, uidls[i].id);
+			else
+				assert_int_equal(strspn(id,
+				    "0123456789abcdef"), 16);
+		}
+		close_drop();
+	}
+}
+
+/* This test's mailbox.c takes a thousand, as twins_are_numbered() shows. */
+static void
+more_messages_than_memory_allows_are_too_many(void **state)
+{
+	int i;
+
+	(void)state;
+	size = 0;
+	for (i = 0; i < 1001; i++)
+		add(TWO "\n", strlen(TWO) + 1);
+	put_mailbox();
+	assert_int_equal(login(), -1);
+	assert_int_equal(errno, E2BIG);
 	close_drop();
 }
 
@@ -864,6 +930,36 @@ a_change_is_seen_before_reading(void **state)
 	assert_int_equal(try_message(1), -1);
 	assert_int_equal(errno, ESTALE);
 	close_drop();
+}
+
+/* How message 2, the last, can be read and deleted with this behind it. */
+static void
+expect_with(const char *behind, int read_error, int update_error)
+{
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	append(behind);
+	assert_int_equal(try_message(1), read_error == 0 ? 0 : -1);
+	if (read_error != 0)
+		assert_int_equal(errno, read_error);
+	drop.messages[1].flags |= MSG_DELETED;
+	assert_int_equal(maildrop_update(&drop), update_error == 0 ? 0 : -1);
+	if (update_error != 0)
+		assert_int_equal(errno, update_error);
+	close_drop();
+}
+
+static void
+a_delivery_may_have_begun_behind_the_last_message(void **state)
+{
+	(void)state;
+	expect_with("\n" TWO, 0, 0);
+	expect_with(TWO, 0, 0);
+	expect_with("\n", 0, 0);
+	/* Deliverers that lock have written more than this. */
+	expect_with("\nFro", 0, ESTALE);
+	expect_with("one more line\n", ESTALE, ESTALE);
+	expect_with("\nFrog\n", ESTALE, ESTALE);
 }
 
 static void
@@ -1129,6 +1225,29 @@ a_record_without_saved_bytes_just_ends(void **state)
 	close_drop();
 }
 
+/* Another version's record: what it means is not known here. */
+static void
+a_strange_record_is_set_aside_as_it_is(void **state)
+{
+	const uint64_t magic = 0x706f7033645550ffULL;
+	int fd;
+
+	(void)state;
+	unlink(side);
+	put_half_done_mailbox(HEAD "\n1\n\n" TWO, 4);
+	assert_int_not_equal(fd = open(side, O_RDWR), -1);
+	assert_int_equal(pwrite(fd, &magic, sizeof(magic), 0), sizeof(magic));
+	close(fd);
+	open_drop();
+	assert_true(drop.lost);
+	assert_false(drop.writable);
+	close_drop();
+	assert_int_equal(unlink(saved), 0);
+	open_drop();
+	assert_true(drop.writable);
+	close_drop();
+}
+
 static void
 without_a_side_file_all_can_be_deleted_and_no_less(void **state)
 {
@@ -1279,16 +1398,17 @@ a_dotlock_held_for_15_seconds_is_touched(void **state)
 	assert_int_equal(touches_if_the_disk_takes(15), 1);
 }
 
-/* An UPDATE that meets the dotlock, if it looks so old. */
+/* An UPDATE that meets such a dotlock, if it looks so old. */
 static int
-update_past_dotlock(time_t mtime_age, time_t ctime_age)
+update_past(mode_t mode, size_t octets, time_t mtime_age, time_t ctime_age)
 {
 	int n;
 
+	ago = 0;
 	put_text(HEAD "\n1\n\n" TWO);
 	open_drop();
 	drop.messages[0].flags |= MSG_DELETED;
-	foreign.inode = put_dotlock(dotlock, 0600, 0);
+	foreign.inode = put_dotlock(dotlock, mode, octets);
 	foreign.mtime_age = mtime_age;
 	foreign.ctime_age = ctime_age;
 	n = maildrop_update(&drop);
@@ -1297,6 +1417,12 @@ update_past_dotlock(time_t mtime_age, time_t ctime_age)
 	close_drop();
 	foreign.inode = 0;
 	return n;
+}
+
+static int
+update_past_dotlock(time_t mtime_age, time_t ctime_age)
+{
+	return update_past(0600, 0, mtime_age, ctime_age);
 }
 
 static void
@@ -1340,6 +1466,31 @@ a_new_dotlock_in_the_place_of_a_stale_one_stands(void **state)
 	expect_dotlock_stood();
 }
 
+/* What is larger is somebody's file. */
+static void
+a_dotlock_has_no_more_than_100_octets(void **state)
+{
+	(void)state;
+	assert_int_equal(update_past(0600, 100, 610, 610), 0);
+	expect_mailbox(TWO);
+	assert_int_equal(update_past(0600, 101, 610, 610), -1);
+	expect_dotlock_stood();
+}
+
+/* No other program makes one of this mode, and no other session is there. */
+static void
+a_dead_sessions_dotlock_is_known_by_its_mode(void **state)
+{
+	(void)state;
+	assert_int_equal(update_past(0604, 0, 0, 0), 0);
+	assert_int_equal(size_of(dotlock), -1);
+	expect_mailbox(TWO);
+	assert_int_equal(update_past(0604, 1, 0, 0), -1);
+	expect_dotlock_stood();
+	assert_int_equal(update_past(0644, 0, 0, 0), -1);
+	expect_dotlock_stood();
+}
+
 static int
 make_dir(void **state)
 {
@@ -1379,12 +1530,16 @@ main(int argc, char *argv[])
 		cmocka_unit_test(ids_do_not_depend_on_the_place),
 		cmocka_unit_test(ids_do_not_depend_on_the_last_newline),
 		cmocka_unit_test(twins_are_numbered),
+		cmocka_unit_test(an_x_uidl_line_is_the_id),
+		cmocka_unit_test(more_messages_than_memory_allows_are_too_many),
 		cmocka_unit_test(every_subset_is_deleted),
 		cmocka_unit_test(the_index_knows_what_the_scan_found),
 		cmocka_unit_test(a_damaged_index_is_not_trusted),
 		cmocka_unit_test(an_old_index_is_not_trusted),
 		cmocka_unit_test(a_change_in_the_same_instant_is_seen),
 		cmocka_unit_test(a_change_is_seen_before_reading),
+		cmocka_unit_test(
+		    a_delivery_may_have_begun_behind_the_last_message),
 		cmocka_unit_test(update_refuses_a_changed_mailbox),
 		cmocka_unit_test(update_without_a_deletion_writes_nothing),
 		cmocka_unit_test(what_cannot_be_written_is_not_updated),
@@ -1393,6 +1548,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(
 		    saved_bytes_that_fit_nowhere_are_set_aside_once),
 		cmocka_unit_test(a_record_without_saved_bytes_just_ends),
+		cmocka_unit_test(a_strange_record_is_set_aside_as_it_is),
 		cmocka_unit_test(
 		    without_a_side_file_all_can_be_deleted_and_no_less),
 		cmocka_unit_test(half_done_it_is_read_through_the_record),
@@ -1401,6 +1557,8 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
 		cmocka_unit_test(
 		    a_new_dotlock_in_the_place_of_a_stale_one_stands),
+		cmocka_unit_test(a_dotlock_has_no_more_than_100_octets),
+		cmocka_unit_test(a_dead_sessions_dotlock_is_known_by_its_mode),
 	};
 
 	alarm(PATIENCE);
