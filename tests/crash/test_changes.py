@@ -312,3 +312,14 @@ def test_the_log_counts_nothing_as_deleted_that_is_not(drop, session, change):
     assert session.cmd("QUIT") == CHANGED
     expect_end(session)
     assert " dele=0 " in session.log()
+
+
+def test_a_from_line_that_grew_at_the_expense_of_a_private_line_is_a_change(tmp_path):
+    """The same size, the same header, but it begins elsewhere."""
+    content = mail(1, header=b"Status: O  \n") + mail(2)
+    drop = Maildrop(tmp_path / "alice", content)
+    with drop.session() as session:
+        session.login()
+        rewrite(drop, content.replace(b"From bob@", b"From bobby@", 1).replace(b"Status: O  ", b"Status: O", 1))
+        assert session.cmd("RETR 1") == CHANGED
+        expect_end(session)

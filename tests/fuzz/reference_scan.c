@@ -99,7 +99,7 @@ static bool
 matches(const regex_t *re, const char *at, const char *end, regmatch_t *m)
 {
 	m[0].rm_so = 0;
-	m[0].rm_eo = end - at;
+	m[0].rm_eo = (regoff_t)(end - at);
 	return regexec(re, at, 16, m, REG_STARTEND) == 0;
 }
 
@@ -463,7 +463,7 @@ reference_id(const struct ref_maildrop *drop, size_t n, char *text)
 	if (twin > 1)
 		snprintf(suffix, sizeof(suffix), "-%u", twin);
 	if (strlen(m->id) + strlen(suffix) <= LONGEST_ID)
-		snprintf(text, 72, "%s%s", m->id, suffix);
+		strcat(strcpy(text, m->id), suffix);
 	else {
 		MD5Init(&md5);
 		MD5Update(&md5, (const uint8_t *)m->id, strlen(m->id));

@@ -172,7 +172,7 @@ forge_record(struct input *in, enum forgery kind)
 	if (kind == NOT_WHOLE)
 		rec.self ^= take_number(in, 65535) + 1;
 	if (kind == OTHER_VERSION)
-		rec.magic = form & 8 ? rec.magic ^ (1 + form % 7) :
+		rec.magic = form & 8 ? rec.magic ^ (uint64_t)(1 + form % 7) :
 		    bswap_64(rec.magic);
 	return rec;
 }

@@ -14,9 +14,9 @@ the source back after each mutant; killed by SIGKILL it does not: copy the three
 file, offset and change: -i finds it again as long as the source is the same. run takes COUNT mutants at random, stratified by
 function; those in WEIGHTY get their share threefold, dropped conditions first. --part K/N takes every Nth, for parallel runs.
 Each mutant goes through the stages of ORDER for its file (LOCKS and CRASH: for these functions alone), or those named, each
-built with make and run with pytest -x; the first failure kills, and so does a stage that takes over LIMIT or LONG_LIMIT seconds.
-The same object code at -O2 as the original's: equivalent, and not run. "run TREE -n 0" runs the stages on the unmutated tree:
-do that first, for a test that fails there kills every mutant (-d leaves one test out). Stages in ORDER are quick, not all: give
+built with make and run with pytest -x; the first failure kills, and so does a stage that takes four times as long as without a
+mutant, which is tried first: all must pass there ("run TREE -n 0" does that alone; -d leaves one test out).
+The same object code at -O2 as the original's: equivalent, and not run. Stages in ORDER are quick, not all: give
 survivors to others afterwards (run TREE -i ID --stage cases local faults privileges deploy locks, or all), with a new -o.
 RESULTS: JSON, a line each, appended; show takes the last line of an id, so one file may follow another into it with cat.
 A processor that is not busy: survivors take 15 to 60 s, the others 3 to 10.
@@ -273,6 +273,19 @@ def object_code(tree, name):
     return out.read_bytes()
 
 
+limits = {}             # seconds, by stage
+
+
+def stage_limits(tree, names, extra):
+    """Each stage must pass on the tree as it is; four times as long it may take with a mutant."""
+    for name in names:
+        limits[name] = 1200
+        begun = time.monotonic()
+        if failed := stage(tree, name, extra):
+            sys.exit(f"{name} does not pass without a mutant: {failed}")
+        limits[name] = max(LONG_LIMIT if name in LONG else LIMIT, 4 * (time.monotonic() - begun))
+
+
 def stage(tree, name, extra):
     """None, or what failed first."""
     targets, real, tests = STAGES[name]
@@ -285,7 +298,7 @@ def stage(tree, name, extra):
                                    cwd=tree / "tests", stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (CPU.get(name, 60),) * 2))
         # The first failure's line ends the wait soon: what else was started may hang, and with it the end of a fixture.
-        failed, deadline = None, time.monotonic() + (LONG_LIMIT if name in LONG else LIMIT)
+        failed, deadline = None, time.monotonic() + limits[name]
         while True:
             ended = process.poll() is not None
             output.seek(0)
@@ -322,11 +335,9 @@ def run(tree, args):
     names = {m["file"] for m in chosen} or ([args.f] if args.f else FILES)
     for name in names:
         plain[name] = object_code(tree, name)
+    stage_limits(tree, {which: None for name in names for which in args.stage or ORDER[name]}, extra)
     if args.n == 0 and not args.i:
-        for name in names:
-            for which in args.stage or ORDER[name]:
-                begun = time.monotonic()
-                print(name, which, stage(tree, which, extra) or "passed", f"{time.monotonic() - begun:.1f} s", flush=True)
+        print(*limits.items(), sep="\n")
         return
     end = time.monotonic() + args.t
     with open(args.o, "a") as results:
