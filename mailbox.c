@@ -2301,15 +2301,16 @@ step(struct update *u)
 			return -1;
 		return put_record(u, HOLE, rec->w + n, next, 0, 0, 0);
 	}
-	if (copy_live(u, n, drop->side, SIDE_DATA, &next, &saved) == -1 ||
-	    fsync(drop->side) == -1) {
+	if (copy_live(u, n, drop->side, SIDE_DATA, &next, &saved) == -1) {
 		if ((errno != ENOSPC && errno != EDQUOT) ||
 		    (before.left - 1) / STEPS_MAX >= hole)
-			return failed(drop, "cannot write the side file");
+			return -1;
 		*u = before;	/* there is less room than was promised */
 		u->room = 0;
 		return 0;
 	}
+	if (fsync(drop->side) == -1)
+		return failed(drop, "cannot sync the side file");
 	if (put_record(u, HOLE, rec->w, rec->r, n, next, saved) == -1)
 		return -1;
 	return move_saved(u);
