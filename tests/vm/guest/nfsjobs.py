@@ -61,6 +61,8 @@ def make_box(user, ids):
         f.write(b"".join(map(Store(user), ids)))
         os.fchown(f.fileno(), uid_of(user), 8)
         os.fchmod(f.fileno(), 0o660)
+        f.flush()
+        os.fsync(f.fileno())            # or it is lost when the server is switched off, and nobody's fault
 
 
 def left(user):
