@@ -369,12 +369,12 @@ drop_pages(const struct maildrop *drop)
 static const char *
 holder(int fd, int command, short type, char *text, size_t size)
 {
-	struct flock lock = { .l_type = type, .l_whence = SEEK_SET };
+	struct flock held = { .l_type = type, .l_whence = SEEK_SET };
 
-	if (fcntl(fd, command, &lock) == -1 || lock.l_type == F_UNLCK)
+	if (fcntl(fd, command, &held) == -1 || held.l_type == F_UNLCK)
 		return "somebody";
-	if (lock.l_pid > 0)
-		snprintf(text, size, "pid %ld", (long)lock.l_pid);
+	if (held.l_pid > 0)
+		snprintf(text, size, "pid %ld", (long)held.l_pid);
 	else
 		strlcpy(text, command == F_GETLK ? "another host" :
 		    "another program or host", size);

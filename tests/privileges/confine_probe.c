@@ -116,7 +116,8 @@ main(int argc, char **argv)
 	attempt("look at it", fstatat(dir, "probe.name", &st, 0));
 	attempt("remove it", unlinkat(dir, "probe.name", 0));
 	attempt("remove the other", unlinkat(dir, "probe.new", 0));
-	attempt("rename another's mailbox", renameat(dir, name, dir, "probe.o"));
+	attempt("rename another's mailbox",
+	    renameat(dir, name, dir, "probe.o"));
 	attempt("remove another's mailbox", unlinkat(dir, "probe.o", 0) == 0 ?
 	    0 : unlinkat(dir, name, 0));
 	attempt("return the spool's gid", setegid(pw->pw_gid));
