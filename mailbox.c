@@ -990,16 +990,16 @@ static ssize_t
 read_more(struct scan *s)
 {
 	off_t have = s->last - s->next, want = s->limit - s->at - have;
-	char *begin = s->buf + PAGE;
+	char *base = s->buf + PAGE;
 	ssize_t n;
 
 	progress(s->drop);
-	memmove(begin - have - LOOK, s->next - LOOK, (size_t)have + LOOK);
-	s->next = begin - have;
-	s->last = begin;
+	memmove(base - have - LOOK, s->next - LOOK, (size_t)have + LOOK);
+	s->next = base - have;
+	s->last = base;
 	if (want > (off_t)s->size)
 		want = (off_t)s->size;
-	n = read_mailbox(s->drop, begin, (size_t)want, s->at + have);
+	n = read_mailbox(s->drop, base, (size_t)want, s->at + have);
 	if (n != want) {
 		if (n != -1)
 			errno = ESTALE;	/* it shrank under our feet */
