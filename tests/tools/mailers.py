@@ -3,11 +3,14 @@
 Each takes a Desk: a host of its own (host.py) with one user. Those that remove messages remove what has "p3dd 3" in its Subject.
 """
 
+import fcntl
 import os
 import pty
 import select
 import shutil
+import struct
 import subprocess
+import termios
 
 from harness import BUILD, PATIENCE, Session
 from host import Host
@@ -56,6 +59,7 @@ class Desk(Host):
     def on_terminal(self, *command):
         """The same with a terminal, whose keys the command is told by its options."""
         terminal, line = pty.openpty()
+        fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
         argv = self.inside(*self.being_user(), *command)
         process = subprocess.Popen(argv, stdin=line, stdout=line, stderr=line, start_new_session=True)
         os.close(line)
@@ -164,11 +168,13 @@ DOVECOT_24 = ("dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n
               "mail_inbox_path = {1}\n")
 
 
-def doveadm(desk, *command):
+def doveadm(desk, command, *args):
+    """2.4 wants to be told that no user is looked up."""
     version = desk.run("dovecot", "--version").stdout.split(".")
-    config = DOVECOT_24 if (int(version[0]), int(version[1])) >= (2, 4) else DOVECOT_23
+    new = (int(version[0]), int(version[1])) >= (2, 4)
+    config, options = (DOVECOT_24, ["--no-userdb-lookup"]) if new else (DOVECOT_23, [])
     desk.write("dovecot.conf", config.format(desk.home, MAIL) + "log_path = /dev/null\nssl = no\n")
-    desk.as_user("doveadm", "-c", f"{desk.home}/dovecot.conf", *command, group="mail")
+    desk.as_user("doveadm", "-c", f"{desk.home}/dovecot.conf", *command.split(), *options, *args, group="mail")
 
 
 def dovecot_expunges(desk):
@@ -176,4 +182,4 @@ def dovecot_expunges(desk):
 
 
 def dovecot_marks(desk):
-    doveadm(desk, "flags", "add", r"\Seen", "mailbox", "INBOX", "all")
+    doveadm(desk, "flags add", r"\Seen", "mailbox", "INBOX", "all")
