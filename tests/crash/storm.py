@@ -206,7 +206,7 @@ STAY = 4                                # so many of the last messages are left 
 def use(server, user, rng, book):
     """One session, of some kind."""
     kind = rng.choice(("poll", "look", "drain", "drain", "drain", "drop", "kill"))
-    env = {"POP3D_STUB_USER": user.name, "POP3D_STUB_UID": str(user.uid)}
+    env = {"POP3D_STUB_USER": user.name, "POP3D_STUB_UID": str(user.uid), "POP3D_STUB_SPOOL": str(SPOOL.stat().st_gid)}
     slow = [lab.KILLAT, "-d", "10"] if kind in ("drain", "kill") else []    # a wide window for what others may do in it
     with Session.run(*slow, server, "-p", "-d", "-m", user.path, env=env) as session:
         if not session.login(user.name, PASSWORD).startswith(b"+OK"):
@@ -280,7 +280,7 @@ def storm(names, seconds, server=lab.SERVERS[0], workers=1, report=print):
             wait_for(lambda: is_empty(folder))
         if server:
             with Session.run(server, "-p", "-m", user.path,
-                             env={"POP3D_STUB_USER": user.name, "POP3D_STUB_UID": str(user.uid)}) as session:
+                             env={"POP3D_STUB_USER": user.name, "POP3D_STUB_UID": str(user.uid), "POP3D_STUB_SPOOL": str(SPOOL.stat().st_gid)}) as session:
                 last = session.login(user.name, PASSWORD)
                 session.cmd("QUIT")
                 assert last.startswith(b"+OK"), last
