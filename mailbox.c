@@ -78,7 +78,7 @@
 #define INDEX_MIN	(1 << 20)	/* bytes of a mailbox worth an index */
 #endif
 #ifndef MESSAGES_MAX
-#define MESSAGES_MAX	(4 << 20)	/* 160 MiB, mostly, of memory */
+#define MESSAGES_MAX	(4 << 20)	/* mostly 128 MiB of memory */
 #endif
 
 /* ---- small things ---- */

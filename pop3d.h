@@ -104,7 +104,7 @@ struct message {
 	off_t		start;	/* offset of its From_ line in the mailbox */
 	off_t		octets;	/* that RETR sends: RFC 1939, section 11 */
 	uint64_t	id;	/* what its unique-id is made of */
-	uint32_t	twin;	/* the how manieth with this id, from 1 */
+	uint32_t	twin;	/* which one with this id, from 1 */
 	uint16_t	from;	/* bytes of its From_ line */
 	uint8_t		separator; /* bytes of the empty line at its end */
 	uint8_t		flags;
