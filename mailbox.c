@@ -727,22 +727,13 @@ is_digit(char c)
 	return c >= '0' && c <= '9';
 }
 
-static bool
-two_digits(const char *w)
-{
-	return is_digit(w[0]) && is_digit(w[1]);
-}
-
 /* Of the 24 bytes at w: the date as nearly all programs write it. */
 static bool
 is_asctime(const char *w)
 {
 	return named(w, 3, DAYS) && w[3] == ' ' && named(w + 4, 3, MONTHS) &&
 	    w[7] == ' ' && (w[8] == ' ' || is_digit(w[8])) &&
-	    is_digit(w[9]) && w[10] == ' ' && two_digits(w + 11) &&
-	    w[13] == ':' && two_digits(w + 14) && w[16] == ':' &&
-	    two_digits(w + 17) && w[19] == ' ' && two_digits(w + 20) &&
-	    two_digits(w + 22);
+	    like(w + 9, 15, "0 00:00:00 0000");
 }
 
 /* Bytes of the empty line at p, with n bytes there, or 0. */
@@ -809,52 +800,34 @@ enum kind {		/* of a header line */
 static bool
 has_name(const char *p, size_t n, const char *name)
 {
-	size_t length = strlen(name);
-
-	/* One letter tells most of them apart, and quickly. */
-	return n >= length && ((p[2] ^ name[2]) & 0x1f) == 0 &&
-	    strncasecmp(p, name, length) == 0;
-}
-
-static enum kind
-x_kind(const char *p, size_t n)
-{
-	static const char *const private_lines[] = { "X-Status:", "X-UID:",
-	    "X-Keywords:", "X-IMAP:", "X-IMAPbase:" };
-	size_t i;
-
-	for (i = 0; i < sizeof(private_lines) / sizeof(private_lines[0]); i++)
-		if (has_name(p, n, private_lines[i]))
-			return PRIVATE;
-	if (has_name(p, n, "X-UIDL:"))
-		return UIDL;
-	return *p == 'X' && has_name(p, n, "X-Delivery-ID:") ? EVERY :
-	    ORDINARY;
+	/* Two letters tell most of them apart, and quickly. */
+	return ((p[0] ^ name[0]) & 0x1f) == 0 && n > 2 &&
+	    ((p[2] ^ name[2]) & 0x1f) == 0 && n >= strlen(name) &&
+	    strncasecmp(p, name, strlen(name)) == 0;
 }
 
 /* Of the header line at p, of which n bytes are there. */
 static enum kind
 kind_of(const char *p, size_t n)
 {
-	switch (*p | 0x20) {
-	case 'c':
-		return has_name(p, n, "Content-Length:") ? ADDED : ORDINARY;
-	case 'd':
-		return has_name(p, n, "Date:") ? ABOVE :
-		    has_name(p, n, "Delivered-To:") ? EVERY : ORDINARY;
-	case 'l':
-		return has_name(p, n, "Lines:") ? ADDED : ORDINARY;
-	case 'm':
-		return has_name(p, n, "Message-ID:") ? ABOVE : ORDINARY;
-	case 'r':
-		return has_name(p, n, "Received:") ? RECEIVED : ORDINARY;
-	case 's':
-		return has_name(p, n, "Status:") ? PRIVATE : ORDINARY;
-	case 'x':
-		return x_kind(p, n);
-	default:
-		return ORDINARY;
-	}
+	static const struct {
+		const char	*name;
+		enum kind	 kind;
+	} kinds[] = { { "Received:", RECEIVED }, { "Date:", ABOVE },
+	    { "Message-ID:", ABOVE }, { "Delivered-To:", EVERY },
+	    { "X-Delivery-ID:", EVERY }, { "X-UIDL:", UIDL },
+	    { "Content-Length:", ADDED }, { "Lines:", ADDED },
+	    { "Status:", PRIVATE }, { "X-Status:", PRIVATE },
+	    { "X-Keywords:", PRIVATE }, { "X-UID:", PRIVATE },
+	    { "X-IMAP:", PRIVATE }, { "X-IMAPbase:", PRIVATE } };
+	size_t i;
+
+	/* popa3d knows the X of X-Delivery-ID as a capital only. */
+	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (has_name(p, n, kinds[i].name))
+			return kinds[i].kind == EVERY && *p == 'x' ?
+			    ORDINARY : kinds[i].kind;
+	return ORDINARY;
 }
 
 static bool
@@ -895,8 +868,9 @@ struct scan {
 	enum kind	 kind;	/* of the latest header line */
 	bool		 chosen; /* that line makes the unique-id */
 	bool		 received; /* there was a Received line */
-	bool		 found;	/* there is something in md5 */
+	bool		 found;	/* a line makes the unique-id */
 	MD5_CTX		 md5;
+	char		 body[BODY_IN_ID];	/* its beginning, if none does */
 	char		 uidl[UNIQUE_ID_MAX + 1]; /* of an X-UIDL line, or "" */
 	off_t		 octets;
 };
@@ -1099,26 +1073,28 @@ static void
 note_uidl(struct scan *s, size_t n)
 {
 	const char *p = s->next + sizeof("X-UIDL:") - 1, *end = s->next + n;
-	const char *w;
+	const char *w, *more;
 	size_t i, size;
 
 	while (end > p && (end[-1] == '\n' || end[-1] == '\r'))
 		end--;
 	size = word(&p, end, &w);
-	for (i = 0; i < size && w[i] > 0x20 && w[i] < 0x7f; i++)
-		continue;
-	if (s->uidl[0] != '\0' || size == 0 || size > UNIQUE_ID_MAX ||
-	    i < size)
+	if (s->uidl[0] != '\0' || size > UNIQUE_ID_MAX ||
+	    word(&p, end, &more) != 0)
 		return;
+	for (i = 0; i < size; i++)
+		if (w[i] <= 0x20 || w[i] >= 0x7f)
+			return;
 	while (i > 1 && is_digit(w[i - 1]))
 		i--;
-	if (i < size && w[i - 1] == '-')
-		return;
-	memcpy(s->uidl, w, size);
-	s->uidl[word(&p, end, &w) == 0 ? size : 0] = '\0';
+	if (i == size || w[i - 1] != '-')
+		strlcpy(s->uidl, w, size + 1);
 }
 
-/* What the line of n bytes, found by header_line(), is to the unique-id. */
+/*
+ * What the line of n bytes, found by header_line(), is to the unique-id.  As
+ * long as no line makes it, all do that no program adds.
+ */
 static inline void
 note_id(struct scan *s, size_t n)
 {
@@ -1130,10 +1106,12 @@ note_id(struct scan *s, size_t n)
 		if (s->kind == UIDL && s->next[n - 1] == '\n')
 			note_uidl(s, n);
 	}
-	if (s->chosen) {
-		MD5Update(&s->md5, (const uint8_t *)s->next, n);
+	if (s->chosen && !s->found) {
+		MD5Init(&s->md5);
 		s->found = true;
 	}
+	if (s->chosen || (!s->found && s->kind == ORDINARY))
+		MD5Update(&s->md5, (const uint8_t *)s->next, n);
 }
 
 /* c-client keeps its notes in a message that is none. */
@@ -1248,39 +1226,6 @@ skip_body(struct scan *s)
 		skip_rows(s);
 }
 
-/*
- * A message without any field for a unique-id: all its header lines but those
- * that programs add, and the beginning of its body, without empty lines at the
- * end, for these come and go with the next message.
- */
-static int
-digest_plain(struct scan *outer, const struct message *m)
-{
-	off_t end = outer->at - m->separator;
-	struct scan s;
-	ssize_t n;
-
-	if (scan_begin(&s, outer->drop, m->start, end, PAGE) == -1)
-		return -1;
-	n = take_from(&s);
-	while (n != -1 && (n = header_line(&s)) > 0) {
-		if (s.kind == ORDINARY)
-			MD5Update(&outer->md5, (const uint8_t *)s.next,
-			    (size_t)n);
-		consume(&s, (size_t)n);
-	}
-	if (n != -1 && (n = end_header(&s)) != -1 && (n = window(&s)) > 0) {
-		if (n > BODY_IN_ID)
-			n = BODY_IN_ID;
-		while (n > 0 && (s.next[n - 1] == '\n' ||
-		    s.next[n - 1] == '\r'))
-			n--;
-		MD5Update(&outer->md5, (const uint8_t *)s.next, (size_t)n);
-	}
-	scan_end(&s);
-	return n == -1 ? -1 : 0;
-}
-
 /* An id in popa3d's form is the same one, whoever says it. */
 static bool
 is_plain_id(const char *text, uint64_t *id)
@@ -1291,31 +1236,40 @@ is_plain_id(const char *text, uint64_t *id)
 	return true;
 }
 
-static int
-take_id(struct scan *s, struct message *m)
+/*
+ * All of the message has been seen.  One without a field for a unique-id has
+ * the beginning of its body in it, of which size bytes were kept, but no empty
+ * lines at the end, for these come and go with the next message.
+ */
+static void
+take_id(struct scan *s, struct message *m, off_t size)
 {
 	uint8_t digest[MD5_DIGEST_LENGTH];
 	uint32_t half[2];
 
 	if (is_plain_id(s->uidl, &m->id))
-		return 0;
+		return;
 	if (s->uidl[0] != '\0') {
 		m->flags |= MSG_UIDL;
 		MD5Init(&s->md5);
 		MD5Update(&s->md5, (const uint8_t *)s->uidl,
 		    strlen(s->uidl));
-	} else if (!s->found && digest_plain(s, m) == -1)
-		return -1;
+	} else if (!s->found) {
+		while (size > 0 && (s->body[size - 1] == '\n' ||
+		    s->body[size - 1] == '\r'))
+			size--;
+		MD5Update(&s->md5, (const uint8_t *)s->body, (size_t)size);
+	}
 	MD5Final(digest, &s->md5);
 	memcpy(half, digest, sizeof(half));
 	m->id = (uint64_t)le32toh(half[0]) << 32 | le32toh(half[1]);
-	return 0;
 }
 
 /* The message that begins at the unread bytes. */
 static int
 take_message(struct scan *s, struct message *m)
 {
+	off_t body;
 	ssize_t n;
 
 	memset(m, 0, sizeof(*m));
@@ -1323,10 +1277,15 @@ take_message(struct scan *s, struct message *m)
 	if (take_from(s) == -1)
 		return -1;
 	m->from = (uint16_t)(s->at - m->start);
-	if (take_header(s, m) == -1)
+	if (take_header(s, m) == -1 || (n = window(s)) == -1)
 		return -1;
-	while ((n = window(s)) > 0 && !is_from(s->next, (size_t)n))
+	body = s->at;
+	if (!s->found)
+		memcpy(s->body, s->next, (size_t)MIN(n, BODY_IN_ID));
+	while (n > 0 && !is_from(s->next, (size_t)n)) {
 		skip_body(s);
+		n = window(s);
+	}
 	if (n == -1)
 		return -1;
 	m->octets = s->octets;
@@ -1337,7 +1296,10 @@ take_message(struct scan *s, struct message *m)
 		else if (s->kind != PRIVATE && s->next[-1] != '\n')
 			m->octets += 2;	/* the newline that RETR adds */
 	}
-	return take_id(s, m);
+	/* The empty line may be the header's and the separator in one. */
+	body = MAX(s->at - m->separator - body, 0);
+	take_id(s, m, MIN(body, BODY_IN_ID));
+	return 0;
 }
 
 /* 1: there was one more message, 0: there was none, -1: trouble. */
@@ -1373,38 +1335,23 @@ skip_empty_lines(struct scan *s)
 	return n == -1 ? -1 : 0;
 }
 
-/* Room for one more in an array that doubles when it is full. */
-static void *
-grow(void *array, size_t count, size_t size)
-{
-	if ((count & (count - 1)) != 0)
-		return array;
-	return reallocarray(array, count == 0 ? 1 : 2 * count, size);
-}
-
 static int
-add_message(struct maildrop *drop, const struct message *m, const char *uidl)
+add_message(struct maildrop *drop, const struct message *m)
 {
-	struct message *messages;
-	struct uidl *uidls;
+	struct message *messages = drop->messages;
+	size_t n = drop->count;
 
-	if (drop->count == MESSAGES_MAX) {
+	if (n == MESSAGES_MAX) {
 		errno = E2BIG;
 		return -1;
 	}
-	messages = grow(drop->messages, drop->count, sizeof(*messages));
-	if (messages == NULL)
-		return -1;
-	drop->messages = messages;
-	if (m->flags & MSG_UIDL) {
-		uidls = grow(drop->uidls, drop->uidl_count, sizeof(*uidls));
-		if (uidls == NULL)
+	/* It doubles when it is full. */
+	if ((n & (n - 1)) == 0) {
+		messages = reallocarray(messages, n == 0 ? 1 : 2 * n,
+		    sizeof(*m));
+		if (messages == NULL)
 			return -1;
-		drop->uidls = uidls;
-		uidls += drop->uidl_count++;
-		memset(uidls, 0, sizeof(*uidls));
-		uidls->message = drop->count;
-		strlcpy(uidls->text, uidl, sizeof(uidls->text));
+		drop->messages = messages;
 	}
 	messages[drop->count++] = *m;
 	return 0;
@@ -1423,7 +1370,7 @@ find_messages(struct maildrop *drop)
 	s.first = true;
 	if (skip_empty_lines(&s) == 0)
 		while ((n = next_message(&s, &m)) == 1 &&
-		    (n = add_message(drop, &m, s.uidl)) == 0)
+		    (n = add_message(drop, &m)) == 0)
 			continue;
 	if (n == -1 && errno == EBADMSG)
 		fail(drop, errno, "not a mailbox: no From_ line at offset "
@@ -1628,31 +1575,45 @@ maildrop_ids(struct maildrop *drop)
 	return 0;
 }
 
+/* The text of an X-UIDL line is kept nowhere: few mailboxes have them. */
 static int
-compare_uidls(const void *a, const void *b)
+read_uidl(struct maildrop *drop, size_t n, char *text)
 {
-	const struct uidl *x = a, *y = b;
+	const struct message *was = &drop->messages[n];
+	struct message m = { .start = was->start };
+	struct scan *s;
 
-	return (x->message > y->message) - (x->message < y->message);
+	if (message_begin(drop, n) == -1)
+		return -1;
+	s = drop->reader;
+	scan_jump(s, m.start);
+	if (take_from(s) == -1 || take_header(s, &m) == -1)
+		return failed(drop, "cannot read the mailbox");
+	take_id(s, &m, 0);
+	if (m.id != was->id)
+		return fail(drop, ESTALE, "mailbox was changed by another "
+		    "program: message %zu has another X-UIDL line", n + 1);
+	strlcpy(text, s->uidl, UNIQUE_ID_SIZE);
+	return 0;
 }
 
-void
-unique_id(const struct maildrop *drop, size_t n, char *text)
+int
+unique_id(struct maildrop *drop, size_t n, char *text)
 {
 	const struct message *m = &drop->messages[n];
-	const struct uidl key = { .message = n }, *uidl = NULL;
-	char id[sizeof("0123456789abcdef")], twin[sizeof("-4294967295")] = "";
+	char twin[sizeof("-4294967295")] = "";
 
 	if (m->twin > 1)
 		snprintf(twin, sizeof(twin), "-%lu", (unsigned long)m->twin);
-	if (m->flags & MSG_UIDL)
-		uidl = bsearch(&key, drop->uidls, drop->uidl_count,
-		    sizeof(key), compare_uidls);
-	snprintf(id, sizeof(id), "%016llx", (unsigned long long)m->id);
+	text[0] = '\0';
+	if ((m->flags & MSG_UIDL) && read_uidl(drop, n, text) == -1)
+		return -1;
 	/* A text that leaves no room for the twin's number does without. */
-	strlcpy(text, uidl == NULL || strlen(uidl->text) + strlen(twin) >
-	    UNIQUE_ID_MAX ? id : uidl->text, UNIQUE_ID_SIZE);
+	if (text[0] == '\0' || strlen(text) + strlen(twin) > UNIQUE_ID_MAX)
+		snprintf(text, UNIQUE_ID_SIZE, "%016llx",
+		    (unsigned long long)m->id);
 	strlcat(text, twin, UNIQUE_ID_SIZE);
+	return 0;
 }
 
 /* ---- the side file ---- */
@@ -1876,17 +1837,15 @@ session_lock(struct maildrop *drop)
 struct index {
 	uint64_t	magic;
 	struct stamp	mailbox;
-	uint64_t	count, uidl_count;	/* of the two arrays behind */
-	uint64_t	arrays;			/* their sum */
-	uint64_t	self;
+	uint64_t	count;		/* of the messages behind it */
+	uint64_t	sum;		/* of the above, and of them */
 };
 
 static uint64_t
-arrays_sum(const struct maildrop *drop)
+index_sum(const struct index *x, const struct message *messages)
 {
-	return sum(sum(0, drop->messages, drop->count *
-	    sizeof(*drop->messages)), drop->uidls, drop->uidl_count *
-	    sizeof(*drop->uidls));
+	return sum(sum(0, x, offsetof(struct index, sum)), messages,
+	    x->count * sizeof(*messages));
 }
 
 /* Whoever wrote it: every message lies in the mailbox, in order. */
@@ -1895,7 +1854,7 @@ is_plausible(const struct maildrop *drop)
 {
 	const struct message *m;
 	off_t end;
-	size_t i, uidls = 0;
+	size_t i;
 
 	for (i = 0; i < drop->count; i++) {
 		m = &drop->messages[i];
@@ -1905,59 +1864,39 @@ is_plausible(const struct maildrop *drop)
 		    m->octets < 0 || m->octets > 2 * (end - m->start) + 2 ||
 		    (m->flags & ~(MSG_PRIVATE | MSG_UIDL)) != 0)
 			return false;
-		if ((m->flags & MSG_UIDL) == 0)
-			continue;
-		if (uidls == drop->uidl_count ||
-		    drop->uidls[uidls].message != i ||
-		    drop->uidls[uidls].text[UNIQUE_ID_MAX] != '\0')
-			return false;
-		uidls++;
 	}
-	return uidls == drop->uidl_count;
+	return true;
 }
 
 static void
 forget_messages(struct maildrop *drop)
 {
 	free(drop->messages);
-	free(drop->uidls);
 	drop->messages = NULL;
-	drop->uidls = NULL;
-	drop->count = drop->uidl_count = 0;
-}
-
-static bool
-read_arrays(struct maildrop *drop, const struct index *x)
-{
-	size_t size = x->count * sizeof(*drop->messages);
-	size_t uidls = x->uidl_count * sizeof(*drop->uidls);
-	off_t at = SIDE_DATA + sizeof(*x);
-
-	if ((drop->messages = calloc(1, size + 1)) == NULL ||
-	    (drop->uidls = calloc(1, uidls + 1)) == NULL)
-		return false;
-	drop->count = x->count;
-	drop->uidl_count = x->uidl_count;
-	return read_all(drop->side, drop->messages, size, at) == 0 &&
-	    read_all(drop->side, drop->uidls, uidls,
-	    at + (off_t)size) == 0 && arrays_sum(drop) == x->arrays;
+	drop->count = 0;
 }
 
 static bool
 load_index(struct maildrop *drop)
 {
 	struct index x;
+	size_t size;
 
 	if (drop->side == -1 || hidden(drop) != 0 ||
 	    drop->seen.size < INDEX_MIN ||
 	    read_all(drop->side, &x, sizeof(x), SIDE_DATA) == -1 ||
-	    x.magic != INDEX_MAGIC ||
-	    x.self != sum(0, &x, offsetof(struct index, self)) ||
-	    !same_stamp(&x.mailbox, &drop->seen) ||
-	    x.count > MESSAGES_MAX || x.uidl_count > x.count)
+	    x.magic != INDEX_MAGIC || x.count > MESSAGES_MAX ||
+	    !same_stamp(&x.mailbox, &drop->seen))
 		return false;
-	if (read_arrays(drop, &x) && is_plausible(drop))
-		return true;
+	size = x.count * sizeof(*drop->messages);
+	if ((drop->messages = malloc(size + 1)) != NULL &&
+	    read_all(drop->side, drop->messages, size,
+	    SIDE_DATA + sizeof(x)) == 0 &&
+	    x.sum == index_sum(&x, drop->messages)) {
+		drop->count = x.count;
+		if (is_plausible(drop))
+			return true;
+	}
 	forget_messages(drop);
 	return false;
 }
@@ -1967,20 +1906,15 @@ static void
 write_index(const struct maildrop *drop)
 {
 	size_t size = drop->count * sizeof(*drop->messages);
-	size_t uidls = drop->uidl_count * sizeof(*drop->uidls);
 	struct index x = { .magic = INDEX_MAGIC, .mailbox = drop->seen,
-	    .count = drop->count, .uidl_count = drop->uidl_count };
-	off_t at = SIDE_DATA + sizeof(x);
+	    .count = drop->count };
 
 	if (!drop->session || !drop->writable || !drop->settled ||
-	    drop->seen.size < INDEX_MIN ||
-	    sizeof(x) + size + uidls > DATA_AREA_MAX)
+	    drop->seen.size < INDEX_MIN || sizeof(x) + size > DATA_AREA_MAX)
 		return;
-	x.arrays = arrays_sum(drop);
-	x.self = sum(0, &x, offsetof(struct index, self));
-	if (write_at(drop->side, drop->messages, size, at) == -1 ||
-	    write_at(drop->side, drop->uidls, uidls,
-	    at + (off_t)size) == -1 ||
+	x.sum = index_sum(&x, drop->messages);
+	if (write_at(drop->side, drop->messages, size,
+	    SIDE_DATA + sizeof(x)) == -1 ||
 	    write_at(drop->side, &x, sizeof(x), SIDE_DATA) == -1)
 		give_back_room(drop);
 }

@@ -807,17 +807,18 @@ cmd_stat(char **args)
 }
 
 /* As unique_id() does. */
-static void
-scan_listing(const struct maildrop *d, size_t n, char *text)
+static int
+scan_listing(struct maildrop *d, size_t n, char *text)
 {
 	snprintf(text, UNIQUE_ID_SIZE, "%lld",
 	    (long long)d->messages[n].octets);
+	return 0;
 }
 
 /* LIST and UIDL: of one message, or of all that are not deleted. */
 static const char *
 listing(const char *arg,
-    void (*describe)(const struct maildrop *, size_t, char *))
+    int (*describe)(struct maildrop *, size_t, char *))
 {
 	char text[UNIQUE_ID_SIZE];
 	const char *error;
@@ -827,7 +828,8 @@ listing(const char *arg,
 	if (arg != NULL) {
 		if ((error = message_arg(arg, &n)) != NULL)
 			return error;
-		describe(&drop, n, text);
+		if (describe(&drop, n, text) == -1)
+			return give_up("uidl");
 		put_line("+OK %zu %s", n + 1, text);
 		return NULL;
 	}
@@ -835,7 +837,10 @@ listing(const char *arg,
 	put_line("+OK %zu messages (%lld octets)", count, octets);
 	for (n = 0; n < drop.count; n++)
 		if ((drop.messages[n].flags & MSG_DELETED) == 0) {
-			describe(&drop, n, text);
+			if (describe(&drop, n, text) == -1) {
+				give_up("uidl");
+				end_session("changed");
+			}
 			put_line("%zu %s", n + 1, text);
 		}
 	put_line(".");

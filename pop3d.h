@@ -113,11 +113,6 @@ struct message {
 #define UNIQUE_ID_MAX	70	/* octets: RFC 1939, section 7 */
 #define UNIQUE_ID_SIZE	(UNIQUE_ID_MAX + 1)
 
-struct uidl {			/* the id of a message with MSG_UIDL */
-	uint64_t	message;
-	char		text[UNIQUE_ID_MAX + 2];
-};
-
 struct stamp {			/* of a file: another one, and it changed */
 	uint64_t	device, inode, links;
 	int64_t		size, mtime[2], ctime[2];
@@ -136,8 +131,6 @@ struct maildrop {
 	char		 saved[NAME_MAX + 1]; /* side file set aside, or "" */
 
 	/* mailbox.c's own */
-	struct uidl	*uidls;		/* in the order of the messages */
-	size_t		 uidl_count;
 	char		 name[200];	/* of the mailbox in dir */
 	char		 side_name[NAME_MAX + 1];
 	char		 saved_name[NAME_MAX + 1];
@@ -207,9 +200,10 @@ int maildrop_ids(struct maildrop *drop);
 
 /*
  * Write message n's unique-id (RFC 1939, section 7, UIDL), a string, to text
- * (UNIQUE_ID_SIZE bytes).
+ * (UNIQUE_ID_SIZE bytes).  An X-UIDL line is read again.  Returns 0, or -1 with
+ * errno and drop->why: ESTALE: it was changed by another program.
  */
-void unique_id(const struct maildrop *drop, size_t n, char *text);
+int unique_id(struct maildrop *drop, size_t n, char *text);
 
 /* Begin reading message n (from 0).  0, or -1 with errno ENOMEM. */
 int message_begin(struct maildrop *drop, size_t n);

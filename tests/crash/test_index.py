@@ -475,7 +475,7 @@ def test_a_damaged_index_makes_no_answer_wrong(drop, damage):
 
 # ---- one whose sums are right: whoever can write it can make them ----
 
-INDEX = struct.Struct("=Q72sQQQ")       # struct index of mailbox.c, without self
+INDEX = struct.Struct("=Q72sQ")         # struct index of mailbox.c, without its sum
 MESSAGE = struct.Struct("=qqQIHBB")     # struct message of pop3d.h
 START, OCTETS, ID, TWIN, FROM, SEPARATOR, FLAGS = range(7)
 WORD = 2 ** 64
@@ -498,17 +498,16 @@ def checksum(so_far, data):
 def forge(drop, number, field, value):
     """Message number's field is value now, and nobody can tell by the sums."""
     side = drop.side.read_bytes()
-    magic, stamp, count, uidls, _ = INDEX.unpack_from(side, SIDE_DATA)
+    index = side[SIDE_DATA:SIDE_DATA + INDEX.size]
+    _, _, count = INDEX.unpack(index)
     at = SIDE_DATA + INDEX.size + 8
     messages = bytearray(side[at:at + count * MESSAGE.size])
-    assert len(messages) == count * MESSAGE.size and uidls == 0
+    assert len(messages) == count * MESSAGE.size
     message = list(MESSAGE.unpack_from(messages, number * MESSAGE.size))
     message[field] = value(message[field])
     MESSAGE.pack_into(messages, number * MESSAGE.size, *message)
-    index = INDEX.pack(magic, stamp, count, uidls,
-                       checksum(checksum(0, messages), b""))
-    self = checksum(0, index).to_bytes(8, "little")
-    drop.side.write_bytes(side[:SIDE_DATA] + index + self + messages)
+    total = checksum(checksum(0, index), messages).to_bytes(8, "little")
+    drop.side.write_bytes(side[:SIDE_DATA] + index + total + messages)
 
 
 FORGED = [(OCTETS, lambda _: -2), (OCTETS, lambda _: 2**62),

@@ -182,35 +182,22 @@ static void
 forge_index(struct input *in)
 {
 	struct message *m = (void *)(side + SIDE_DATA + sizeof(struct index));
-	uint64_t count = take_octet(in) % 8, uidls = 0;
+	uint64_t count = take_octet(in) % 8;
 	struct index x = { .magic = INDEX_MAGIC, .count = count };
-	struct uidl *uidl = (void *)(m + count);
 
 	CHECK(look_at(AT_FDCWD, scratch("box"), &x.mailbox) == 0);
-	for (uint64_t i = 0; i < count; i++) {
+	for (uint64_t i = 0; i < count; i++)
 		m[i] = (struct message){ .start = any_offset(in),
 		    .octets = any_offset(in), .id = take_octet(in),
 		    .from = take_octet(in), .separator = take_octet(in) % 4,
 		    .flags = take_octet(in) % 8 };
-		if ((m[i].flags & MSG_UIDL) == 0 || take_octet(in) % 16 == 0)
-			continue;
-		memset(&uidl[uidls], 'x', sizeof(*uidl));
-		uidl[uidls].message = take_octet(in) % 16 == 0 ? count : i;
-		uidl[uidls++].text[take_octet(in) % 4 == 0 ?
-		    UNIQUE_ID_MAX + 1 : UNIQUE_ID_MAX] = '\0';
-	}
-	x.uidl_count = uidls;
-	x.arrays = sum(sum(0, m, count * sizeof(*m)), uidl,
-	    uidls * sizeof(*uidl));
-	/* Numbers that would need more memory than there is. */
+	/* A number that would need more memory than there is. */
 	if (take_octet(in) % 16 == 0)
 		x.count = (uint64_t)any_offset(in);
-	if (take_octet(in) % 16 == 0)
-		x.uidl_count = (uint64_t)any_offset(in);
-	x.self = sum(0, &x, offsetof(struct index, self));
+	x.sum = sum(sum(0, &x, offsetof(struct index, sum)), m,
+	    count * sizeof(*m));
 	memcpy(side + SIDE_DATA, &x, sizeof(x));
-	side_size = SIDE_DATA + sizeof(x) + count * sizeof(*m) +
-	    uidls * sizeof(*uidl);
+	side_size = SIDE_DATA + sizeof(x) + count * sizeof(*m);
 }
 
 static void
