@@ -160,6 +160,14 @@ write_at(int fd, const void *buf, size_t size, off_t at)
 	return 0;
 }
 
+static void
+close_file(int *fd)
+{
+	if (*fd != -1)
+		close(*fd);
+	*fd = -1;
+}
+
 static uint64_t
 mix(uint64_t x)
 {
@@ -222,7 +230,7 @@ pause_at_random(uint32_t least, uint32_t most)
 
 #define SIDE_DATA	8192	/* where the side file's data area begins */
 
-static const int open_flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+enum { MAILBOX, LOCK, SIDE, SAVED, STALE };
 
 /*
  * What name in the directory dir is, or the file dir itself if name is "".
@@ -244,12 +252,6 @@ look_at(int dir, const char *name, struct stamp *s)
 	    .ctime = { x.stx_ctime.tv_sec, x.stx_ctime.tv_nsec },
 	    .mode = x.stx_mode, .uid = x.stx_uid };
 	return 0;
-}
-
-static bool
-same_stamp(const struct stamp *a, const struct stamp *b)
-{
-	return memcmp(a, b, sizeof(*a)) == 0;
 }
 
 /* Whether name in the directory is the file that fd is. */
@@ -292,6 +294,41 @@ use_gid(gid_t gid)
 	if (gid != getegid() && setegid(gid) == -1)
 		abort();
 	errno = error;
+}
+
+/*
+ * Open one of the user's files, to write, or else to read: it may be immutable.
+ * 0 and no descriptor: there is none, and errno says why none was made.
+ */
+static int
+open_file(struct maildrop *drop, int name, int create, int *fd)
+{
+	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	const char *what = name == SIDE ? "side file" : "mailbox";
+	struct stamp s;
+	int error;
+
+	use_gid(create ? drop->spool : getgid());
+	*fd = openat(drop->dir, drop->name[name], O_RDWR | create | flags,
+	    0600);
+	use_gid(getgid());
+	error = errno;
+	if (look_at(*fd == -1 ? drop->dir : *fd,
+	    *fd == -1 ? drop->name[name] : "", &s) == -1) {
+		if (*fd != -1 || errno != ENOENT)
+			return failed(drop, "cannot look at a file");
+		errno = error;
+		return 0;
+	}
+	if (check_file(drop, what, &s) == -1)
+		return -1;
+	if (*fd == -1) {
+		fail(drop, error, "cannot open the %s for writing: %s", what,
+		    strerror(error));
+		only_read(drop);
+		*fd = openat(drop->dir, drop->name[name], O_RDONLY | flags);
+	}
+	return *fd == -1 ? failed(drop, "cannot open a file") : 0;
 }
 
 /* Give from the name to, unless something has it. */
@@ -407,17 +444,17 @@ make_dotlock(struct maildrop *drop)
 	int n;
 
 	use_gid(drop->spool);
-	n = mknodat(drop->dir, drop->lock_name, S_IFREG | DOTLOCK_MODE, 0);
+	n = mknodat(drop->dir, drop->name[LOCK], S_IFREG | DOTLOCK_MODE, 0);
 	use_gid(getgid());
 	umask(mask);
 	if (n == -1)
 		return -1;
-	drop->dot = openat(drop->dir, drop->lock_name,
+	drop->dot = openat(drop->dir, drop->name[LOCK],
 	    O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (drop->dot != -1)
 		return 0;
 	n = errno;
-	remove_name(drop, drop->lock_name);
+	remove_name(drop, drop->name[LOCK]);
 	errno = n;
 	return -1;
 }
@@ -452,14 +489,14 @@ break_dotlock(const struct maildrop *drop, const struct stamp *judged)
 {
 	struct stamp now;
 
-	remove_name(drop, drop->stale_name);
-	if (move_name(drop, drop->lock_name, drop->stale_name) == -1 ||
-	    look_at(drop->dir, drop->stale_name, &now) == -1)
+	remove_name(drop, drop->name[STALE]);
+	if (move_name(drop, drop->name[LOCK], drop->name[STALE]) == -1 ||
+	    look_at(drop->dir, drop->name[STALE], &now) == -1)
 		return;
 	if (now.inode != judged->inode || now.mtime[0] != judged->mtime[0] ||
 	    now.mtime[1] != judged->mtime[1])
-		(void)move_name(drop, drop->stale_name, drop->lock_name);
-	remove_name(drop, drop->stale_name);
+		(void)move_name(drop, drop->name[STALE], drop->name[LOCK]);
+	remove_name(drop, drop->name[STALE]);
 }
 
 /* It is made first: a host may remember that there was none. */
@@ -476,11 +513,11 @@ dotlock(struct maildrop *drop)
 		}
 		if (errno != EEXIST)
 			return failed(drop, "cannot make the dotlock");
-		if (look_at(drop->dir, drop->lock_name, &held) == 0 &&
+		if (look_at(drop->dir, drop->name[LOCK], &held) == 0 &&
 		    is_dead(drop, &held))
 			break_dotlock(drop, &held);
 	}
-	return fail(drop, EAGAIN, "%.100s is there", drop->lock_name);
+	return fail(drop, EAGAIN, "%.100s is there", drop->name[LOCK]);
 }
 
 static int
@@ -498,7 +535,7 @@ try_locks(struct maildrop *drop, bool exclusive, bool dot)
 			only_read(drop);
 	}
 	drop_pages(drop);
-	if (!is_name_of(drop, drop->name, drop->fd))
+	if (!is_name_of(drop, drop->name[MAILBOX], drop->fd))
 		return fail(drop, ESTALE, "the mailbox was replaced");
 	if (look_at(drop->fd, "", &now) == -1)
 		return failed(drop, "cannot look at the mailbox");
@@ -512,12 +549,9 @@ unlock(struct maildrop *drop)
 	struct flock whole = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
 	int error = errno;
 
-	if (drop->dot != -1) {
-		if (is_name_of(drop, drop->lock_name, drop->dot))
-			remove_name(drop, drop->lock_name);
-		close(drop->dot);
-		drop->dot = -1;
-	}
+	if (drop->dot != -1 && is_name_of(drop, drop->name[LOCK], drop->dot))
+		remove_name(drop, drop->name[LOCK]);
+	close_file(&drop->dot);
 	if (drop->locked) {
 		if (!drop->remote)
 			flock(drop->fd, LOCK_UN);
@@ -540,8 +574,8 @@ progress(struct maildrop *drop)
 		alarm(HANG_SECONDS);
 	if (drop->dot == -1 || seconds() - drop->touched < TOUCH_SECONDS)
 		return;
-	if (is_name_of(drop, drop->lock_name, drop->dot))
-		utimensat(drop->dir, drop->lock_name, NULL,
+	if (is_name_of(drop, drop->name[LOCK], drop->dot))
+		utimensat(drop->dir, drop->name[LOCK], NULL,
 		    AT_SYMLINK_NOFOLLOW);
 	drop->touched = seconds();
 	errno = error;
@@ -797,6 +831,8 @@ enum kind {		/* of a header line */
 	ABOVE		/* each above the first Received */
 };
 
+#define LETTER(c)	(1U << ((c) & 0x1f))
+
 static bool
 has_name(const char *p, size_t n, const char *name)
 {
@@ -820,8 +856,12 @@ kind_of(const char *p, size_t n)
 	    { "Status:", PRIVATE }, { "X-Status:", PRIVATE },
 	    { "X-Keywords:", PRIVATE }, { "X-UID:", PRIVATE },
 	    { "X-IMAP:", PRIVATE }, { "X-IMAPbase:", PRIVATE } };
+	const uint32_t first = LETTER('c') | LETTER('d') | LETTER('l') |
+	    LETTER('m') | LETTER('r') | LETTER('s') | LETTER('x');
 	size_t i;
 
+	if ((LETTER(*p) & first) == 0)	/* most are not, and quickly so */
+		return ORDINARY;
 	/* popa3d knows the X of X-Delivery-ID as a capital only. */
 	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		if (has_name(p, n, kinds[i].name))
@@ -1125,24 +1165,11 @@ note_pseudo(struct scan *s, size_t n)
 		s->pseudo |= PSEUDO_SUBJECT;
 }
 
-/* Consume the empty line behind the header, if there is one. */
-static int
-end_header(struct scan *s)
-{
-	ssize_t n = window(s);
-	size_t empty;
-
-	if (n > 0 && (empty = empty_line(s->next, (size_t)n)) != 0) {
-		s->octets += 2;
-		s->kind = ORDINARY;
-		consume(s, empty);
-	}
-	return n == -1 ? -1 : 0;
-}
-
+/* Consume the header, and the empty line behind it, if there is one. */
 static int
 take_header(struct scan *s, struct message *m)
 {
+	size_t empty;
 	ssize_t n;
 
 	while ((n = header_line(s)) > 0) {
@@ -1153,7 +1180,14 @@ take_header(struct scan *s, struct message *m)
 		note_id(s, (size_t)n);
 		take_line(s, (size_t)n);
 	}
-	return n == -1 ? -1 : end_header(s);
+	if (n == -1 || (n = window(s)) == -1)
+		return -1;
+	if ((empty = empty_line(s->next, (size_t)n)) != 0) {
+		s->octets += 2;
+		s->kind = ORDINARY;
+		consume(s, empty);
+	}
+	return 0;
 }
 
 /*
@@ -1486,7 +1520,7 @@ message_check(struct maildrop *drop)
 
 	if (look_at(drop->fd, "", &now) == -1)
 		return failed(drop, "cannot look at the mailbox");
-	if (drop->settled && same_stamp(&now, &drop->seen))
+	if (drop->settled && memcmp(&now, &drop->seen, sizeof(now)) == 0)
 		return 0;
 	drop_pages(drop);
 	if (scan_begin(&s, drop, 0, 0, READ_SIZE) == -1)
@@ -1668,32 +1702,36 @@ is_strange(const struct record *slot)
 }
 
 /*
- * The record that counts.  None is IDLE, and so is a torn one alone: the first
- * one ever is IDLE, and durable before the next.  1: there is one that cannot
- * be understood, or two that no crash can leave.
+ * The record that counts, and whether it says that something is under way: 1
+ * or 0.  None is IDLE, and so is a torn one alone: the first one ever is IDLE,
+ * and durable before the next.  If there is one that cannot be understood, or
+ * two that no crash can leave, it is one that fits no mailbox.
  */
 static int
 latest_record(struct maildrop *drop, struct record *rec)
 {
-	static const struct record empty;
+	static const struct record empty, unknown = { .state = HOLE, .n = 1 };
 	struct record slot;
 	int i, torn = 0;
 
-	memset(rec, 0, sizeof(*rec));
+	*rec = empty;
 	for (i = 0; drop->side != -1 && i < 2; i++) {
-		memset(&slot, 0, sizeof(slot));
+		slot = empty;
 		if (read_at(drop->side, &slot, sizeof(slot),
 		    i * SIDE_SLOTS) == -1)
 			return failed(drop, "cannot read the side file");
 		if (is_strange(&slot))
-			return 1;
-		if (slot.magic != RECORD_MAGIC || slot.state > CUT ||
-		    slot.self != self_sum(&slot))
+			torn = 2;
+		else if (slot.magic == RECORD_MAGIC && slot.state <= CUT &&
+		    slot.self == self_sum(&slot)) {
+			if (slot.sequence >= rec->sequence)
+				*rec = slot;
+		} else
 			torn += memcmp(&slot, &empty, sizeof(slot)) != 0;
-		else if (slot.sequence >= rec->sequence)
-			*rec = slot;
 	}
-	return torn == 2;
+	if (torn >= 2)
+		*rec = unknown;
+	return rec->state != IDLE;
 }
 
 /* Write rec to its slot, as it is, and have it durable. */
@@ -1727,30 +1765,9 @@ give_back_room(const struct maildrop *drop)
 static int
 set_aside(struct maildrop *drop)
 {
-	if (move_name(drop, drop->side_name, drop->saved_name) == -1)
+	if (move_name(drop, drop->name[SIDE], drop->name[SAVED]) == -1)
 		return failed(drop, "cannot set the side file aside");
-	strlcpy(drop->saved, drop->saved_name, sizeof(drop->saved));
-	return 0;
-}
-
-/* What is there, and not the user's, may be anything; it stays. */
-static int
-check_side(struct maildrop *drop)
-{
-	struct stamp s;
-
-	if (drop->side == -1)
-		failed(drop, "cannot open the side file");
-	if ((drop->side != -1 ? look_at(drop->side, "", &s) :
-	    look_at(drop->dir, drop->side_name, &s)) == -1)
-		return drop->side == -1 && errno == ENOENT ? 0 :
-		    failed(drop, "cannot look at the side file");
-	if (check_file(drop, drop->side_name, &s) == 0)
-		return drop->side == -1 ? -1 : 0;
-	only_read(drop);
-	if (drop->side != -1)
-		close(drop->side);
-	drop->side = -1;
+	strlcpy(drop->saved, drop->name[SAVED], sizeof(drop->saved));
 	return 0;
 }
 
@@ -1763,28 +1780,24 @@ open_side(struct maildrop *drop)
 {
 	struct stamp s;
 
-	if (look_at(drop->dir, drop->saved_name, &s) == 0)
-		strlcpy(drop->saved, drop->saved_name, sizeof(drop->saved));
+	if (look_at(drop->dir, drop->name[SAVED], &s) == 0)
+		strlcpy(drop->saved, drop->name[SAVED], sizeof(drop->saved));
 	/* usermod(8) gives the mailbox to the new uid, and nothing else. */
-	if (look_at(drop->dir, drop->side_name, &s) == 0 &&
+	if (look_at(drop->dir, drop->name[SIDE], &s) == 0 &&
 	    S_ISREG(s.mode) && s.uid != geteuid() &&
 	    look_at(drop->dir, "", &s) == 0 && (s.mode & S_IWOTH) == 0 &&
 	    s.uid == 0)
 		(void)set_aside(drop);
-	use_gid(drop->spool);
-	drop->side = openat(drop->dir, drop->side_name,
-	    O_RDWR | O_CREAT | open_flags, 0600);
-	use_gid(getgid());
-	if (drop->side == -1 && (errno == ENOSPC || errno == EDQUOT) &&
-	    look_at(drop->dir, drop->side_name, &s) == -1 && errno == ENOENT)
-		return 0;
-	if (drop->side == -1) {
-		failed(drop, "cannot open the side file for writing");
+	if (open_file(drop, SIDE, O_CREAT, &drop->side) == -1) {
+		if (errno != EPERM)
+			return -1;
+		only_read(drop);	/* it may be anything, and stays */
+		close_file(&drop->side);
+	} else if (drop->side == -1 && errno != ENOSPC && errno != EDQUOT) {
+		failed(drop, "cannot make the side file");
 		only_read(drop);
-		drop->side = openat(drop->dir, drop->side_name,
-		    O_RDONLY | open_flags);
 	}
-	return check_side(drop);
+	return 0;
 }
 
 /*
@@ -1812,10 +1825,10 @@ session_lock(struct maildrop *drop)
 		progress(drop);
 		pause_at_random(100, 300);
 	}
-	if (!is_name_of(drop, drop->side_name, drop->side))
+	if (!is_name_of(drop, drop->name[SIDE], drop->side))
 		return fail(drop, EBUSY, "the side file was replaced");
 	drop->session = true;
-	remove_name(drop, drop->stale_name);	/* a dead session's */
+	remove_name(drop, drop->name[STALE]);	/* a dead session's */
 	if (look_at(drop->side, "", &s) == 0 && s.size < SIDE_DATA)
 		(void)write_at(drop->side, zeros,
 		    (size_t)(SIDE_DATA - s.size), s.size);
@@ -1886,7 +1899,7 @@ load_index(struct maildrop *drop)
 	    drop->seen.size < INDEX_MIN ||
 	    read_all(drop->side, &x, sizeof(x), SIDE_DATA) == -1 ||
 	    x.magic != INDEX_MAGIC || x.count > MESSAGES_MAX ||
-	    !same_stamp(&x.mailbox, &drop->seen))
+	    memcmp(&x.mailbox, &drop->seen, sizeof(x.mailbox)) != 0)
 		return false;
 	size = x.count * sizeof(*drop->messages);
 	if ((drop->messages = malloc(size + 1)) != NULL &&
@@ -1967,8 +1980,8 @@ struct update {
 	off_t		 size;	/* of the mailbox, which is synced to here */
 	off_t		 left;	/* live bytes from r on */
 	off_t		 room;	/* bytes of the data area */
-	off_t		 first;	/* where the first message's bytes begin */
 	size_t		 dead;	/* no deleted message before this */
+	uint64_t	 copied; /* sum of what copy() copied */
 };
 
 /* Where the next deleted message begins, or the mailbox's end. */
@@ -1980,9 +1993,8 @@ next_dead(struct update *u)
 	while (u->dead < drop->count &&
 	    (drop->messages[u->dead].flags & MSG_DELETED) == 0)
 		u->dead++;
-	if (u->dead == drop->count)
-		return u->size;
-	return u->dead == 0 ? u->first : drop->messages[u->dead].start;
+	return u->dead == drop->count ? u->size :
+	    drop->messages[u->dead].start;
 }
 
 /*
@@ -2037,69 +2049,50 @@ sync_mailbox(struct update *u)
 	return 0;
 }
 
-/* Read the next n live bytes from *r on, and move it behind them. */
+/*
+ * Read the next n bytes of the file from, at *r, and move it behind them: if
+ * that is the mailbox, the live ones.
+ */
 static int
-gather(struct update *u, off_t *r, char *buf, off_t n)
+gather(struct update *u, int from, off_t *r, char *buf, off_t n)
 {
+	bool live = from == u->drop->fd;
 	off_t run;
 
 	for (; n > 0; n -= run, buf += run) {
-		run = next_dead(u) - *r;
-		if (run > n)
-			run = n;
-		if (read_all(u->drop->fd, buf, (size_t)run, *r) == -1)
+		run = live ? MIN(n, next_dead(u) - *r) : n;
+		if (read_all(from, buf, (size_t)run, *r) == -1)
 			return -1;
-		*r = skip_dead(u, *r + run);
+		*r = live ? skip_dead(u, *r + run) : *r + run;
 	}
 	return 0;
 }
 
-/*
- * Copy the next n live bytes to offset at of fd.  *next is where they end, and
- * *saved their sum.
- */
+/* Copy them to offset at of the file to, if that is not -1, and sum them. */
 static int
-copy_live(struct update *u, off_t n, int fd, off_t at, off_t *next,
-    uint64_t *saved)
+copy(struct update *u, int from, off_t *r, off_t n, int to, off_t at)
 {
 	static char buf[COPY_SIZE];
 	off_t piece;
 
-	*saved = 0;
-	for (*next = u->rec.r; n > 0; n -= piece, at += piece) {
-		piece = n < COPY_SIZE ? n : COPY_SIZE;
-		if (gather(u, next, buf, piece) == -1 ||
-		    write_at(fd, buf, (size_t)piece, at) == -1)
+	for (u->copied = 0; n > 0; n -= piece, at += piece) {
+		piece = MIN(n, COPY_SIZE);
+		if (gather(u, from, r, buf, piece) == -1 ||
+		    (to != -1 && write_at(to, buf, (size_t)piece, at) == -1))
 			return failed(u->drop, "cannot copy");
-		*saved = sum(*saved, buf, (size_t)piece);
+		u->copied = sum(u->copied, buf, (size_t)piece);
 		progress(u->drop);
 	}
 	return 0;
 }
 
-/*
- * Copy the record's saved bytes to offset at of fd, or only read them if that
- * is -1.  *saved is their sum, made of the same pieces as before.
- */
+/* The record's saved bytes. */
 static int
-copy_saved(struct maildrop *drop, const struct record *rec, int fd, off_t at,
-    uint64_t *saved)
+copy_saved(struct update *u, int to, off_t at)
 {
-	static char buf[COPY_SIZE];
-	off_t done, piece;
+	off_t r = SIDE_DATA;
 
-	*saved = 0;
-	for (done = 0; done < rec->n; done += piece) {
-		piece = rec->n - done < COPY_SIZE ? rec->n - done : COPY_SIZE;
-		if (read_all(drop->side, buf, (size_t)piece,
-		    SIDE_DATA + done) == -1 ||
-		    (fd != -1 && write_at(fd, buf, (size_t)piece,
-		    at + done) == -1))
-			return failed(drop, "cannot copy what was saved");
-		*saved = sum(*saved, buf, (size_t)piece);
-		progress(drop);
-	}
-	return 0;
+	return copy(u, u->drop->side, &r, u->rec.n, to, at);
 }
 
 /* A third of the hole at most: between the marks there is an anchor. */
@@ -2150,30 +2143,37 @@ take_anchors(const struct maildrop *drop, struct record *rec)
 	    rec->size - mark, &rec->end);
 }
 
+/* Write rec, with what is the same for all records, and have it durable. */
 static int
-put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
-    off_t next, uint64_t saved)
+commit(struct update *u, struct record *rec)
 {
 	struct maildrop *drop = u->drop;
+
+	rec->magic = RECORD_MAGIC;
+	rec->sequence = u->rec.sequence + 1;
+	rec->size = u->size;
+	rec->inode = drop->seen.inode;
+	if (take_anchors(drop, rec) == -1)
+		return failed(drop, "cannot read the mailbox");
+	rec->self = self_sum(rec);
+	if (write_record(drop, rec) == -1)
+		return -1;
+	u->rec = *rec;
+	return 0;
+}
+
+/* One without saved bytes. */
+static int
+put_record(struct update *u, enum state state, off_t w, off_t r)
+{
 	struct record rec = u->rec;
 
-	rec.magic = RECORD_MAGIC;
-	rec.sequence++;
 	rec.state = state;
 	rec.w = w;
 	rec.r = r;
-	rec.n = n;
-	rec.next = next;
-	rec.size = u->size;
-	rec.inode = drop->seen.inode;
-	rec.saved = saved;
-	if (take_anchors(drop, &rec) == -1)
-		return failed(drop, "cannot read the mailbox");
-	rec.self = self_sum(&rec);
-	if (write_record(drop, &rec) == -1)
-		return -1;
-	u->rec = rec;
-	return 0;
+	rec.n = rec.next = 0;
+	rec.saved = 0;
+	return commit(u, &rec);
 }
 
 /*
@@ -2184,16 +2184,15 @@ put_record(struct update *u, enum state state, off_t w, off_t r, off_t n,
 static int
 reserve(struct update *u)
 {
-	off_t hole = u->rec.r - u->rec.w, room = u->left;
+	off_t hole = u->rec.r - u->rec.w, room = 0;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_FSIZE, &limit) == -1 ||
 	    limit.rlim_cur < (rlim_t)u->size || limit.rlim_cur < SIDE_DATA)
 		return fail(u->drop, EFBIG, "file size limit below the "
 		    "mailbox");
-	room = room <= hole ? 0 : MIN(room, DATA_AREA_MAX);
-	if ((rlim_t)room > limit.rlim_cur - SIDE_DATA)
-		room = (off_t)(limit.rlim_cur - SIDE_DATA);
+	if (u->left > hole)
+		room = MIN(u->left, DATA_AREA_MAX);
 	while (room > 0 && fallocate(u->drop->side, 0, SIDE_DATA,
 	    room) == -1 && errno != EOPNOTSUPP)
 		room = room > SIDE_SLOTS ? room / 2 : 0;
@@ -2209,52 +2208,48 @@ static int
 move_saved(struct update *u)
 {
 	const struct record *rec = &u->rec;
-	uint64_t saved;
 
-	if (copy_saved(u->drop, rec, u->drop->fd, rec->w, &saved) == -1 ||
-	    sync_mailbox(u) == -1)
+	if (copy_saved(u, u->drop->fd, rec->w) == -1 || sync_mailbox(u) == -1)
 		return -1;
-	return put_record(u, HOLE, rec->w + rec->n, rec->next, 0, 0, 0);
+	return put_record(u, HOLE, rec->w + rec->n, rec->next);
 }
 
 /* Move what the hole or the data area can take. */
 static int
 step(struct update *u)
 {
-	const struct record *rec = &u->rec;
-	struct maildrop *drop = u->drop;
-	off_t hole = rec->r - rec->w, n = MIN(u->left, MAX(hole, u->room));
 	const struct update before = *u;
-	uint64_t saved;
-	off_t next;
+	struct maildrop *drop = u->drop;
+	struct record rec = u->rec;
+	off_t hole = rec.r - rec.w, n = MIN(u->left, MAX(hole, u->room));
+	off_t next = rec.r;
 
 	u->left -= n;
 	if (n <= hole) {
-		if (copy_live(u, n, drop->fd, rec->w, &next, &saved) == -1 ||
+		if (copy(u, drop->fd, &next, n, drop->fd, rec.w) == -1 ||
 		    sync_mailbox(u) == -1)
 			return -1;
-		return put_record(u, HOLE, rec->w + n, next, 0, 0, 0);
+		return put_record(u, HOLE, rec.w + n, next);
 	}
-	if (copy_live(u, n, drop->side, SIDE_DATA, &next, &saved) == -1) {
+	if (copy(u, drop->fd, &next, n, drop->side, SIDE_DATA) == -1 ||
+	    fsync(drop->side) == -1) {
 		if ((errno != ENOSPC && errno != EDQUOT) ||
 		    (before.left - 1) / STEPS_MAX >= hole)
-			return -1;
+			return failed(drop, "cannot write the side file");
 		*u = before;	/* there is less room than was promised */
 		u->room = 0;
 		return 0;
 	}
-	if (fsync(drop->side) == -1)
-		return failed(drop, "cannot sync the side file");
-	if (put_record(u, HOLE, rec->w, rec->r, n, next, saved) == -1)
-		return -1;
-	return move_saved(u);
+	rec.n = n;
+	rec.next = next;
+	rec.saved = u->copied;
+	return commit(u, &rec) == -1 ? -1 : move_saved(u);
 }
 
 static int
 finish(struct update *u)
 {
-	if (sync_mailbox(u) == -1 ||
-	    put_record(u, IDLE, 0, 0, 0, 0, 0) == -1)
+	if (sync_mailbox(u) == -1 || put_record(u, IDLE, 0, 0) == -1)
 		return -1;
 	give_back_room(u->drop);
 	return 0;
@@ -2279,47 +2274,17 @@ close_hole(struct update *u)
 			return failed(drop, "cannot mark the end");
 		/* What came between the marks is in no anchor yet. */
 		if (sync_mailbox(u) == -1 || (u->left > 0 &&
-		    put_record(u, HOLE, rec->w, rec->r, 0, 0, 0) == -1))
+		    put_record(u, HOLE, rec->w, rec->r) == -1))
 			return -1;
 	} while (u->left > 0);
 	if (rec->r != u->size)
 		return fail(drop, EIO, "the mailbox does not end where it did");
-	if (put_record(u, CUT, rec->w, rec->r, 0, 0, 0) == -1)
+	if (put_record(u, CUT, rec->w, rec->r) == -1)
 		return -1;
 	if (ftruncate(drop->fd, rec->w) == -1)
 		return failed(drop, "cannot cut the mailbox");
 	u->size = rec->w;
 	return finish(u);
-}
-
-/* Empty lines in front of the first message go with it. */
-static int
-find_first(struct update *u)
-{
-	const struct maildrop *drop = u->drop;
-	char lines[64];
-	size_t size, i;
-
-	u->first = drop->messages[0].start;
-	if (u->first > (off_t)sizeof(lines))
-		return 0;
-	size = (size_t)u->first;
-	if (read_all(drop->fd, lines, size, 0) == -1)
-		return failed(u->drop, "cannot read the mailbox");
-	for (i = 0; i < size && (lines[i] == '\n' || lines[i] == '\r'); i++)
-		continue;
-	if (i == size)
-		u->first = 0;
-	return 0;
-}
-
-static void
-make_mark(struct record *rec)
-{
-	size_t i;
-
-	for (i = 0; i < MARK_SIZE; i++)
-		rec->mark[i] = (uint8_t)(1 + arc4random_uniform(255));
 }
 
 /* Under all locks, the deleted messages being where the scan found them. */
@@ -2328,8 +2293,9 @@ update(struct update *u)
 {
 	struct maildrop *drop = u->drop;
 	off_t w, r;
+	size_t i;
 
-	if (sync_mailbox(u) == -1 || find_first(u) == -1)
+	if (sync_mailbox(u) == -1)
 		return -1;
 	w = next_dead(u);
 	r = skip_dead(u, w);
@@ -2341,26 +2307,25 @@ update(struct update *u)
 	if (drop->side == -1)
 		return fail(drop, ENOSPC, "without a side file only all "
 		    "messages can be deleted");
-	if (latest_record(drop, &u->rec) != 0 || u->rec.state != IDLE)
+	if (latest_record(drop, &u->rec) != 0)
 		return fail(drop, EIO, "the side file is not as it was left");
-	if (u->rec.sequence == 0 && put_record(u, IDLE, 0, 0, 0, 0, 0) == -1)
+	if (u->rec.sequence == 0 && put_record(u, IDLE, 0, 0) == -1)
 		return -1;
-	make_mark(&u->rec);
+	for (i = 0; i < MARK_SIZE; i++)
+		u->rec.mark[i] = (uint8_t)(1 + arc4random_uniform(255));
 	u->rec.w = w;
 	u->rec.r = r;
 	u->left = count_live(*u, r);
 	if (reserve(u) == -1)
 		return -1;
 	drop->begun = true;
-	if (put_record(u, HOLE, w, r, 0, 0, 0) == -1)
-		return -1;
-	return close_hole(u);
+	return put_record(u, HOLE, w, r) == -1 ? -1 : close_hole(u);
 }
 
 /*
  * Look at every deleted message again, whatever the mailbox's times say.  What
  * is not deleted goes where it goes, whatever it is by now.  An empty line that
- * came behind the last one goes with it.
+ * came behind the last one goes with it, those in front of the first as well.
  */
 static int
 check_deleted(struct maildrop *drop)
@@ -2384,6 +2349,11 @@ check_deleted(struct maildrop *drop)
 		drop->messages[i - 1].separator = (uint8_t)(s.at - drop->end);
 		drop->end = s.at;
 	}
+	scan_jump(&s, 0);
+	s.end = s.limit = drop->end;
+	if (n == 0 && skip_empty_lines(&s) == 0 &&
+	    s.at == drop->messages[0].start)
+		drop->messages[0].start = 0;
 	scan_end(&s);
 	return n;
 }
@@ -2415,15 +2385,16 @@ is_range(const struct record *rec)
  * -1 with errno.
  */
 static int
-was_cut(const struct maildrop *drop, const struct record *rec, off_t size)
+was_cut(const struct update *u)
 {
+	const struct record *rec = &u->rec;
 	uint8_t first[MARK_SIZE], last[MARK_SIZE];
 	size_t mark = (size_t)mark_size(rec), i;
 
-	if (size < rec->r)
+	if (u->size < rec->r)
 		return 1;
-	if (read_all(drop->fd, first, mark, rec->w) == -1 ||
-	    read_all(drop->fd, last, mark, rec->r - (off_t)mark) == -1)
+	if (read_all(u->drop->fd, first, mark, rec->w) == -1 ||
+	    read_all(u->drop->fd, last, mark, rec->r - (off_t)mark) == -1)
 		return -1;
 	if (memcmp(last, rec->mark, mark) == 0)
 		return 0;
@@ -2435,26 +2406,26 @@ was_cut(const struct maildrop *drop, const struct record *rec, off_t size)
 }
 
 /*
- * Whether the mailbox, of size bytes, and the data area are what the record
- * says: 1 or 0, or -1 with errno.
+ * Whether the mailbox and the data area are what the record says: 1 or 0, or -1
+ * with errno.
  */
 static int
-matches(struct maildrop *drop, const struct record *rec, off_t size, bool cut)
+matches(struct update *u, bool cut)
 {
+	const struct record *rec = &u->rec;
 	struct record now = *rec;
 	struct stamp side;
 
-	if (!is_range(rec) || size < (cut ? rec->w : rec->size))
+	if (!is_range(rec) || u->size < (cut ? rec->w : rec->size))
 		return 0;
-	if (look_at(drop->side, "", &side) == -1)
+	if (look_at(u->drop->side, "", &side) == -1)
 		return -1;
 	if (rec->n > 0 && side.size < SIDE_DATA + rec->n)
 		return 0;
-	if (take_anchors(drop, &now) == -1 ||
-	    copy_saved(drop, rec, -1, 0, &now.saved) == -1)
+	if (take_anchors(u->drop, &now) == -1 || copy_saved(u, -1, 0) == -1)
 		return -1;
 	return now.before == rec->before && now.live == rec->live &&
-	    now.end == rec->end && (rec->n == 0 || now.saved == rec->saved);
+	    now.end == rec->end && (rec->n == 0 || u->copied == rec->saved);
 }
 
 /* Leave the mailbox alone: what the record speaks of is not there any more. */
@@ -2464,8 +2435,7 @@ give_up(struct update *u)
 	struct maildrop *drop = u->drop;
 
 	drop->lost = true;
-	if (u->rec.n == 0 && drop->writable &&
-	    put_record(u, IDLE, 0, 0, 0, 0, 0) == 0)
+	if (u->rec.n == 0 && drop->writable && put_record(u, IDLE, 0, 0) == 0)
 		return 0;
 	fail(drop, ESTALE, "what an UPDATE left half done is not finished");
 	only_read(drop);
@@ -2479,9 +2449,8 @@ go_on(struct update *u, bool cut)
 {
 	struct maildrop *drop = u->drop;
 	struct record *rec = &u->rec;
-	uint64_t saved;
 
-	if (copy_saved(drop, rec, drop->side, SIDE_DATA, &saved) == -1 ||
+	if (copy_saved(u, drop->side, SIDE_DATA) == -1 ||
 	    write_record(drop, rec) == -1)
 		return -1;
 	if (cut)
@@ -2489,8 +2458,7 @@ go_on(struct update *u, bool cut)
 	u->left = u->size - (rec->n > 0 ? rec->next : rec->r);
 	/* Mail has come in behind r: the anchors must know it. */
 	if ((rec->state == CUT || (rec->n == 0 && rec->r == rec->size &&
-	    u->left > 0)) && put_record(u, HOLE, rec->w, rec->r, 0, 0,
-	    0) == -1)
+	    u->left > 0)) && put_record(u, HOLE, rec->w, rec->r) == -1)
 		return -1;
 	if (rec->n > 0 && move_saved(u) == -1)
 		return -1;
@@ -2507,9 +2475,9 @@ read_through(struct update *u)
 
 	if (drop->writable)
 		only_read(drop);
-	if (rec->state == IDLE || (rec->state == CUT &&
-	    (look_at(drop->fd, "", &now) == -1 ||
-	    was_cut(drop, rec, now.size) != 0)))
+	if (look_at(drop->fd, "", &now) == 0)
+		u->size = now.size;
+	if (rec->state == IDLE || (rec->state == CUT && was_cut(u) != 0))
 		return;
 	drop->view.w = rec->w;
 	drop->view.n = rec->n;
@@ -2517,33 +2485,30 @@ read_through(struct update *u)
 }
 
 static int
-recover(struct maildrop *drop, const struct record *rec, bool strange)
+recover(struct update *u)
 {
-	struct update u = { .drop = drop, .rec = *rec };
+	struct maildrop *drop = u->drop;
 	int n = 0, cut = 0;
 
-	if (strange)	/* and who knows what the data area holds */
-		u.rec.n = 1;
-	if (strange || drop->fd == -1)
-		return give_up(&u);
+	if (drop->fd == -1)
+		return give_up(u);
 	if (look_at(drop->fd, "", &drop->seen) == -1)
 		return failed(drop, "cannot look at the mailbox");
-	u.size = drop->seen.size;
-	if (drop->writable && sync_mailbox(&u) == -1)
+	u->size = drop->seen.size;
+	if (drop->writable && sync_mailbox(u) == -1)
 		only_read(drop);
-	if (rec->state == CUT && is_range(rec))
-		cut = was_cut(drop, rec, u.size);
-	if (cut == -1 || (n = matches(drop, rec, u.size, cut)) == -1)
+	if (u->rec.state == CUT && is_range(&u->rec))
+		cut = was_cut(u);
+	if (cut == -1 || (n = matches(u, cut)) == -1)
 		return failed(drop, "cannot recover");
 	if (n == 0)
-		return give_up(&u);
-	if (drop->writable && go_on(&u, cut) == 0)
+		return give_up(u);
+	if (drop->writable && go_on(u, cut) == 0)
 		drop->recovered = true;
 	else
-		read_through(&u);
+		read_through(u);
 	return 0;
 }
-
 
 /* ---- a maildrop's life ---- */
 
@@ -2573,13 +2538,20 @@ block_signals(sigset_t *before)
 static int
 open_directory(struct maildrop *drop, const char *path)
 {
+	static const char *const around[NAMES][2] = { { "", "" },
+	    { "", ".lock" }, { ".", ".pop3d" }, { ".", ".pop3d.saved" },
+	    { ".", ".pop3d.stale" } };
 	char parent[PATH_MAX];
 	const char *slash = strrchr(path, '/');
 	size_t n = slash == NULL ? 0 : (size_t)(slash - path);
+	int i;
 
-	if (slash == NULL || slash[1] == '\0' || n >= sizeof(parent) ||
-	    strlen(slash + 1) >= sizeof(drop->name))
+	if (slash == NULL || slash[1] == '\0' || n >= sizeof(parent))
 		return fail(drop, EPERM, "no path of a mailbox");
+	for (i = 0; i < NAMES; i++)
+		if (snprintf(drop->name[i], sizeof(drop->name[i]), "%s%s%s",
+		    around[i][0], slash + 1, around[i][1]) > NAME_MAX)
+			return fail(drop, EPERM, "no path of a mailbox");
 	strlcpy(parent, path, n + 1);
 	drop->dir = open(n == 0 ? "/" : parent,
 	    O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -2589,48 +2561,6 @@ open_directory(struct maildrop *drop, const char *path)
 			errno = EPERM;
 		return -1;
 	}
-	strlcpy(drop->name, slash + 1, sizeof(drop->name));
-	snprintf(drop->side_name, sizeof(drop->side_name), ".%s.pop3d",
-	    drop->name);
-	snprintf(drop->saved_name, sizeof(drop->saved_name), ".%s.pop3d.saved",
-	    drop->name);
-	snprintf(drop->stale_name, sizeof(drop->stale_name), ".%s.pop3d.stale",
-	    drop->name);
-	snprintf(drop->lock_name, sizeof(drop->lock_name), "%s.lock",
-	    drop->name);
-	return 0;
-}
-
-/*
- * Once, and never again: a lock would go with any close of the file.  Whether
- * it still is the file that was looked at is seen under the lock.
- */
-static int
-open_mailbox(struct maildrop *drop)
-{
-	struct stamp s;
-
-	if (look_at(drop->dir, drop->name, &s) == -1)
-		return errno == ENOENT ? 0 :
-		    failed(drop, "cannot look at the mailbox");
-	if (check_file(drop, "mailbox", &s) == -1)
-		return -1;
-	drop->fd = openat(drop->dir, drop->name, O_RDWR | open_flags);
-	/* EPERM: it is immutable, or can only be appended to. */
-	if (drop->fd == -1 && (errno == EACCES || errno == EROFS ||
-	    errno == EPERM)) {
-		failed(drop, "cannot open the mailbox for writing");
-		only_read(drop);
-		drop->fd = openat(drop->dir, drop->name,
-		    O_RDONLY | open_flags);
-	}
-	if (drop->fd == -1) {
-		failed(drop, "cannot open the mailbox");
-		if (errno == EACCES)
-			errno = EPERM;
-		return -1;
-	}
-	drop->remote = is_remote(drop->fd);
 	return 0;
 }
 
@@ -2646,25 +2576,30 @@ maildrop_open(struct maildrop *drop, const char *path)
 		return failed(drop, "cannot tell the saved gid");
 	if (open_directory(drop, path) == -1 || open_side(drop) == -1)
 		return -1;
-	return open_mailbox(drop);
+	/* Once, and never again: a lock would go with any close of it. */
+	if (open_file(drop, MAILBOX, 0, &drop->fd) == -1) {
+		if (errno == EACCES)
+			errno = EPERM;
+		return -1;
+	}
+	drop->remote = drop->fd != -1 && is_remote(drop->fd);
+	return 0;
 }
 
 /* Under the locks, so that nobody moves what the record speaks of. */
 static int
 recover_latest(struct maildrop *drop)
 {
-	struct record rec;
+	struct update u = { .drop = drop };
 	sigset_t before;
 	int n;
 
-	if ((n = latest_record(drop, &rec)) == -1)
-		return -1;
-	if (n == 0 && rec.state == IDLE)
-		return 0;
+	if ((n = latest_record(drop, &u.rec)) != 1)
+		return n;
 	block_signals(&before);
 	alarm(0);
 	drop->watched = false;
-	n = recover(drop, &rec, n == 1);
+	n = recover(&u);
 	drop->watched = true;
 	progress(drop);
 	sigprocmask(SIG_SETMASK, &before, NULL);
@@ -2700,7 +2635,7 @@ begin(struct maildrop *drop)
 		return -1;
 	if ((n = latest_record(drop, &rec)) == -1)
 		return -1;
-	exclusive = (n == 1 || rec.state != IDLE) && drop->writable;
+	exclusive = n == 1 && drop->writable;
 	if (lock(drop, exclusive) == -1) {
 		if (!exclusive || errno == EAGAIN || errno == ESTALE ||
 		    errno == EPERM)
@@ -2737,7 +2672,7 @@ maildrop_update(struct maildrop *drop)
 		return 0;
 	if (!drop->writable)
 		return fail(drop, EROFS, "%.200s", drop->note);
-	if (drop->session && !is_name_of(drop, drop->side_name, drop->side))
+	if (drop->session && !is_name_of(drop, drop->name[SIDE], drop->side))
 		return fail(drop, EBUSY, "the side file was replaced");
 	block_signals(&before);
 	if (lock(drop, true) == 0 && check_deleted(drop) == 0)
@@ -2758,12 +2693,8 @@ maildrop_close(struct maildrop *drop)
 	free(drop->reader);
 	drop->reader = NULL;
 	forget_messages(drop);
-	if (drop->fd != -1)
-		close(drop->fd);
-	if (drop->side != -1)
-		close(drop->side);	/* and the session lock goes with it */
-	if (drop->dir != -1)
-		close(drop->dir);
-	drop->fd = drop->side = drop->dir = -1;
+	close_file(&drop->fd);
+	close_file(&drop->side);	/* and the session lock goes with it */
+	close_file(&drop->dir);
 	errno = error;
 }

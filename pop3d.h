@@ -119,6 +119,8 @@ struct stamp {			/* of a file: another one, and it changed */
 	uint32_t	mode, uid;
 };
 
+#define NAMES		5	/* of files: mailbox.c, "names" */
+
 struct maildrop {
 	struct message	*messages;
 	size_t		 count;
@@ -131,11 +133,7 @@ struct maildrop {
 	char		 saved[NAME_MAX + 1]; /* side file set aside, or "" */
 
 	/* mailbox.c's own */
-	char		 name[200];	/* of the mailbox in dir */
-	char		 side_name[NAME_MAX + 1];
-	char		 saved_name[NAME_MAX + 1];
-	char		 lock_name[NAME_MAX + 1];
-	char		 stale_name[NAME_MAX + 1];
+	char		 name[NAMES][NAME_MAX + 1];	/* of files in dir */
 	int		 dir;		/* descriptors, or -1 */
 	int		 fd;
 	int		 side;

@@ -166,7 +166,7 @@ def test_version():
 
 @pytest.mark.parametrize("option, path", [
     ("{}/%u", "alice"), ("%h/mbox", "mbox"), ("{}/100%%", "100%"),
-    ("{}/%u-%u", "alice-alice"), ("{}/" + 199 * "n", 199 * "n")])
+    ("{}/%u-%u", "alice-alice"), ("{}/" + 242 * "n", 242 * "n")])
 def test_where_the_maildrop_is(option, path, tmp_path, monkeypatch):
     (tmp_path / path).write_bytes(mail(1))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -176,7 +176,7 @@ def test_where_the_maildrop_is(option, path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["{}/%x", "{}/alice%", "{}/",
-                                    "{}/" + 200 * "n"])
+                                    "{}/" + 243 * "n"])
 def test_a_path_that_makes_no_sense(option, tmp_path):
     with Session.run(STUB, "-p", "-m", option.format(tmp_path)) as session:
         assert session.login().startswith(PERM)

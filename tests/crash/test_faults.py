@@ -41,10 +41,12 @@ LAST = len(lab.mailbox("short"))        # to delete it nothing is moved
 @pytest.mark.parametrize("message", [1, LAST])
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EDQUOT"])
 def test_quit_is_not_ok_when_an_fsync_failed(error, message):
+    """But one of the data area that finds no room: what is moved then goes by the hole alone, which needs none."""
     with lab.Maildrop(lab.mailbox("short")) as drop:
         answers = list(after_quit(drop, "fsync", getattr(errno, error), message))
-    assert answers
-    assert all(answer.startswith(b"-ERR [SYS/TEMP]") for answer in answers)
+    done = [answer for answer in answers if answer.startswith(b"+OK")]
+    assert len(done) == (message == 1 and error != "EIO")
+    assert all(answer.startswith(b"-ERR [SYS/TEMP]") for answer in answers if answer not in done)
 
 
 @pytest.mark.parametrize("name", ["pwrite64", "pread64"])

@@ -125,13 +125,13 @@ sign(struct record *rec)
 {
 	struct maildrop this = { .fd = open(scratch("box"), O_RDONLY),
 	    .side = open(scratch(".box.pop3d"), O_RDONLY) };
-	uint64_t saved = 0;
+	struct update u = { .drop = &this, .rec = *rec };
 
 	CHECK(this.fd != -1 && this.side != -1);
 	if (is_range(rec) && rec->size <= (int64_t)box_size &&
 	    take_anchors(&this, rec) == 0 &&
-	    copy_saved(&this, rec, -1, 0, &saved) == 0)
-		rec->saved = saved;
+	    copy_saved(&u, -1, 0) == 0)
+		rec->saved = u.copied;
 	close(this.fd);
 	close(this.side);
 }
