@@ -35,8 +35,8 @@ $(OBJS): pop3d.h
 demo: pop3d
 	sh tests/deploy/demo.sh ./pop3d
 
-check model mutate crash sweep abuse soak bench fuzz coverage valgrind \
-    portability: pop3d
+check model mutate crash sweep storm soak abuse powercut nfs bench fuzz \
+    coverage valgrind portability: pop3d
 	cd tests && $(MAKE) CC="$(CC)" CPPFLAGS="$(CPPFLAGS)" \
 	    CFLAGS="$(CFLAGS)" LDFLAGS="$(LDFLAGS)" PYTHON="$(PYTHON)" $@
 

@@ -2233,7 +2233,7 @@ step(struct update *u)
 	}
 	if (copy(u, drop->fd, &next, n, drop->side, SIDE_DATA) == -1 ||
 	    fsync(drop->side) == -1) {
-		if ((errno != ENOSPC && errno != EDQUOT) ||
+		if ((errno != ENOSPC && errno != EDQUOT && errno != EFBIG) ||
 		    (before.left - 1) / STEPS_MAX >= hole)
 			return failed(drop, "cannot write the side file");
 		*u = before;	/* there is less room than was promised */
