@@ -973,27 +973,21 @@ static ssize_t
 read_mailbox(const struct maildrop *drop, char *buf, size_t size, off_t at)
 {
 	const off_t w = drop->view.w, behind = w + drop->view.n;
-	size_t done, piece;
-	off_t from, left;
+	const struct {
+		int	fd;
+		off_t	end, shift;
+	} parts[] = { { drop->fd, w, 0 }, { drop->side, behind, SIDE_DATA - w },
+	    { drop->fd, INT64_MAX, hidden(drop) } }, *part = parts;
+	size_t done;
 	ssize_t n;
-	int fd;
 
 	for (done = 0; done < size; done += (size_t)n, at += n) {
-		fd = drop->fd;
-		from = at;
-		left = w - at;
-		if (at >= behind) {
-			from = at - behind + drop->view.next;
-			left = (off_t)size;
-		} else if (at >= w) {
-			fd = drop->side;
-			from = SIDE_DATA + at - w;
-			left = behind - at;
-		}
-		piece = size - done;
-		if ((off_t)piece > left)
-			piece = (size_t)left;
-		if ((n = read_at(fd, buf + done, piece, from)) <= 0)
+		while (at >= part->end)
+			part++;
+		n = read_at(part->fd, buf + done,
+		    (size_t)MIN((off_t)(size - done), part->end - at),
+		    at + part->shift);
+		if (n <= 0)
 			return n == -1 ? -1 : (ssize_t)done;
 	}
 	return (ssize_t)done;
