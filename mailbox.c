@@ -1434,14 +1434,15 @@ message_end(const struct maildrop *drop, size_t n)
 static bool
 is_appended(struct scan *s, off_t size, bool locked)
 {
+	size_t empty;
 	ssize_t n;
 
 	s->end = s->limit = size;
 	if ((n = window(s)) == -1)
 		return false;
-	consume(s, empty_line(s->next, (size_t)n));
-	if ((n = window(s)) == -1)
-		return false;
+	empty = empty_line(s->next, (size_t)n);
+	consume(s, empty);
+	n -= (ssize_t)empty;
 	return n == 0 || is_from(s->next, (size_t)n) ||
 	    (!locked && n < 5 && memcmp(s->next, "From ", (size_t)n) == 0);
 }

@@ -323,3 +323,21 @@ def test_a_from_line_that_grew_at_the_expense_of_a_private_line_is_a_change(tmp_
         rewrite(drop, content.replace(b"From bob@", b"From bobby@", 1).replace(b"Status: O  ", b"Status: O", 1))
         assert session.cmd("RETR 1") == CHANGED
         expect_end(session)
+
+
+@pytest.mark.parametrize("command", ["UIDL 2", "UIDL"])
+def test_an_x_uidl_line_that_changed_is_not_told(drop, command):
+    """It is kept nowhere, and read again."""
+    content = mail(1) + mail(2, header=b"X-UIDL: before\n")
+    drop.path.write_bytes(content)
+    with drop.session() as session:
+        session.login()
+        rewrite(drop, content.replace(b"before", b"behind"))
+        if command == "UIDL":
+            session.send(b"UIDL\r\n")
+            assert b"\r\n.\r\n" not in session.rest()
+        else:
+            assert session.cmd(command) == CHANGED
+            expect_end(session)
+        assert session.wait() == 0
+        assert "message 2 has another X-UIDL line" in session.log()

@@ -78,7 +78,7 @@ static time_t ago;
  * And what does not fail when a test wants it to: one call of a kind does, the
  * one that brings calls to 0.
  */
-enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS };
+enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS };
 
 static struct {
 	enum kind	what;
@@ -86,6 +86,7 @@ static struct {
 	int		error;		/* of OPENS */
 } failing;
 
+static bool	on_nfs;		/* renameat2(2) knows no flag there */
 static time_t	clock_now;	/* if not 0, it stands still */
 static time_t	slow_sync;	/* seconds that the next fsync(2) takes */
 static unsigned int touches;	/* of files by their name */
@@ -137,6 +138,7 @@ void *__real_aligned_alloc(size_t, size_t);
 void *__real_reallocarray(void *, size_t, size_t);
 ssize_t __real_pread64(int, void *, size_t, off_t);
 int __real_openat64(int, const char *, int, ...);
+int __real_renameat2(int, const char *, int, const char *, unsigned int);
 int __real_fsync(int);
 int __real_futimens(int, const struct timespec *);
 int __real_utimensat(int, const char *, const struct timespec *, int);
@@ -148,6 +150,7 @@ void *__wrap_aligned_alloc(size_t, size_t);
 void *__wrap_reallocarray(void *, size_t, size_t);
 ssize_t __wrap_pread64(int, void *, size_t, off_t);
 int __wrap_openat64(int, const char *, int, ...);
+int __wrap_renameat2(int, const char *, int, const char *, unsigned int);
 int __wrap_fsync(int);
 int __wrap_futimens(int, const struct timespec *);
 int __wrap_utimensat(int, const char *, const struct timespec *, int);
@@ -211,8 +214,21 @@ __wrap_openat64(int fd, const char *name, int flags, ...)
 }
 
 int
+__wrap_renameat2(int from, const char *name, int to, const char *new,
+    unsigned int flags)
+{
+	if (!on_nfs)
+		return __real_renameat2(from, name, to, new, flags);
+	errno = EINVAL;
+	return -1;
+}
+
+int
 __wrap_fsync(int fd)
 {
+	/* Another program is so bold. */
+	if (fails(CUTS, 0))
+		assert_int_equal(truncate(path, 10), 0);
 	clock_now += slow_sync;
 	slow_sync = 0;
 	return fails(SYNCS, EIO) ? -1 : __real_fsync(fd);
@@ -376,7 +392,7 @@ try_message(size_t number)
 
 /* The octets of text when it is sent. */
 static off_t
-sent(const char *text, size_t n)
+octets_of(const char *text, size_t n)
 {
 	off_t octets = 0;
 	size_t i;
@@ -384,7 +400,13 @@ sent(const char *text, size_t n)
 	for (i = 0; i < n; i++)
 		octets += 1 + (text[i] == '\n' &&
 		    (i == 0 || text[i - 1] != '\r'));
-	return octets + (n > 0 && text[n - 1] != '\n' ? 2 : 0);
+	return octets;
+}
+
+static off_t
+sent(const char *text, size_t n)
+{
+	return octets_of(text, n) + (n > 0 && text[n - 1] != '\n' ? 2 : 0);
 }
 
 static void
@@ -1034,8 +1056,8 @@ what_cannot_be_written_is_not_updated(void **state)
 /* ---- what fails ---- */
 
 /*
- * All that a session reads: right, or -1 where something fails.  What was
- * touched meanwhile is looked at again.
+ * All that a session reads: right, or -1 where something fails.  If there came
+ * another message meanwhile, all are looked at again.
  */
 static int
 read_everything(char ids[3][UNIQUE_ID_SIZE], bool touch)
@@ -1050,18 +1072,19 @@ read_everything(char ids[3][UNIQUE_ID_SIZE], bool touch)
 		return -1;
 	assert_int_equal(drop.count, 3);
 	if (touch)
-		assert_int_equal(utimensat(AT_FDCWD, path, NULL, 0), 0);
+		append("\n" TWO);
 	if (maildrop_ids(&drop) == -1)
 		return -1;
 	for (i = 0; i < 3; i++) {
-		unique_id(&drop, i, id);
+		if (unique_id(&drop, i, id) == -1)
+			return -1;
 		if (ids[i][0] == '\0')
 			strcpy(ids[i], id);
 		assert_string_equal(id, ids[i]);
 		if (message_begin(&drop, i) == -1)
 			return -1;
 		for (octets = 0; (got = message_read(&drop, &piece)) > 0;
-		    octets += sent(piece, (size_t)got))
+		    octets += octets_of(piece, (size_t)got))
 			continue;
 		if (got == -1)
 			return -1;
@@ -1077,9 +1100,12 @@ fail_everywhere(enum kind what, int error, bool touch)
 	char ids[3][UNIQUE_ID_SIZE] = { "" };
 	int call, n, failures = 0;
 
+	put_mailbox();
 	assert_int_equal(read_everything(ids, touch), 0);
 	close_drop();
 	for (call = 1;; call++) {
+		if (touch)
+			put_mailbox();
 		failing.calls = call;
 		failing.what = what;
 		n = read_everything(ids, touch);
@@ -1104,7 +1130,10 @@ expect_failures_to_be_told(enum kind what, int error)
 	size = 0;
 	add(HEAD "Status: O\n", strlen(HEAD "Status: O\n"));
 	add_filler(SCAN_SIZE);
-	add("\n1\n\n" TWO "\n" TWO, strlen("\n1\n\n" TWO "\n" TWO));
+	add("\n1\n\n" TWO, strlen("\n1\n\n" TWO));
+	add_filler(SCAN_SIZE / 2);
+	add("\n" FROM_ "\nX-UIDL: 3\n\n3\n",
+	    strlen("\n" FROM_ "\nX-UIDL: 3\n\n3\n"));
 	put_mailbox();
 	ago = 0;
 	without = fail_everywhere(what, error, true);
@@ -1125,6 +1154,44 @@ a_failing_read_is_told(void **state)
 {
 	(void)state;
 	expect_failures_to_be_told(READS, EIO);
+}
+
+/* One call fails in UPDATE: then all is there, or it is done later. */
+static void
+fail_in_update(enum kind what, int error)
+{
+	int call, n;
+
+	for (call = 1;; call++) {
+		unlink(side);
+		put_text(HEAD "\n1\n\n" TWO);
+		open_drop();
+		drop.messages[0].flags |= MSG_DELETED;
+		failing.calls = call;
+		failing.what = what;
+		n = maildrop_update(&drop);
+		failing.what = NOTHING;
+		if (n == -1)
+			assert_int_equal(errno, error);
+		if (n == 0 || !drop.begun)
+			expect_mailbox(n == 0 ? TWO : HEAD "\n1\n\n" TWO);
+		close_drop();
+		open_drop();
+		assert_true(drop.writable);
+		expect_message(drop.count - 1, "Subject: two\n\n2\n", 16);
+		close_drop();
+		if (failing.calls > 0)
+			break;
+	}
+	expect_mailbox(TWO);
+}
+
+static void
+update_tells_what_fails(void **state)
+{
+	(void)state;
+	fail_in_update(MEMORY, ENOMEM);
+	fail_in_update(READS, EIO);
 }
 
 /* ---- recovery ---- */
@@ -1314,6 +1381,61 @@ expect_messages(const char *const *messages, size_t count, unsigned int deleted)
 	assert_int_equal(at, drop.count);
 }
 
+static void
+put_back(const char *name, const char *octets, size_t n)
+{
+	FILE *f = fopen(name, "w");
+
+	assert_non_null(f);
+	assert_int_equal(fwrite(octets, 1, n, f), n);
+	assert_int_equal(fclose(f), 0);
+}
+
+static size_t
+copy_of(const char *name, char *octets, size_t max)
+{
+	FILE *f = fopen(name, "r");
+	size_t n;
+
+	assert_non_null(f);
+	n = fread(octets, 1, max, f);
+	fclose(f);
+	return n;
+}
+
+/*
+ * One call of a kind after the other fails in recovery: who gets in reads what
+ * is right, and the next one finishes it.
+ */
+static void
+recover_badly(enum kind what, const char *const *messages, size_t count,
+    unsigned int deleted)
+{
+	static char half[16 * KIB], records[64 * KIB];
+	size_t had = copy_of(path, half, sizeof(half));
+	size_t kept = copy_of(side, records, sizeof(records));
+	int call, n;
+
+	for (call = 1;; call++) {
+		failing.calls = call;
+		failing.what = what;
+		n = login();
+		failing.what = NOTHING;
+		if (n == 0)
+			expect_messages(messages, count, deleted);
+		close_drop();
+		open_drop();
+		assert_true(drop.writable);
+		assert_false(drop.lost);
+		expect_messages(messages, count, deleted);
+		close_drop();
+		put_back(path, half, had);
+		put_back(side, records, kept);
+		if (failing.calls > 0)
+			break;
+	}
+}
+
 /* An UPDATE fails at each fsync; who cannot write reads all the same. */
 static void
 cut_short_anywhere(const char *const *messages, size_t count,
@@ -1337,6 +1459,10 @@ cut_short_anywhere(const char *const *messages, size_t count,
 		n = maildrop_update(&drop);
 		failing.what = NOTHING;
 		close_drop();
+		if (ago == 0) {
+			recover_badly(READS, messages, count, deleted);
+			recover_badly(SYNCS, messages, count, deleted);
+		}
 		open_drop_to_read();
 		expect_messages(messages, count, deleted);
 		close_drop();
@@ -1366,6 +1492,46 @@ half_done_it_is_read_through_the_record(void **state)
 	for (ago = 0; ago <= 10; ago += 10)
 		for (i = 0; i < sizeof(deleted) / sizeof(deleted[0]); i++)
 			cut_short_anywhere(messages, 6, deleted[i]);
+}
+
+static void
+a_side_file_without_its_saved_bytes_is_set_aside(void **state)
+{
+	(void)state;
+	unlink(side);
+	put_half_done_mailbox(SMALL TWO, 6);
+	assert_int_equal(truncate(side, SIDE_DATA + 1), 0);
+	open_drop();
+	assert_true(drop.lost);
+	assert_false(drop.writable);
+	close_drop();
+	assert_int_equal(unlink(saved), 0);
+}
+
+/* Who takes no lock may do this; then nothing more is written. */
+static void
+a_mailbox_that_is_cut_in_update_is_left_alone(void **state)
+{
+	(void)state;
+	unlink(side);
+	put_text(SMALL TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	failing.calls = 5;	/* when the record of what is saved is written */
+	failing.what = CUTS;
+	assert_int_equal(maildrop_update(&drop), -1);
+	failing.what = NOTHING;
+	assert_int_equal(errno, ESTALE);
+	close_drop();
+	assert_true(size_of(path) < (off_t)strlen(SMALL TWO));
+}
+
+static void
+on_nfs_names_are_moved_too(void **state)
+{
+	on_nfs = true;
+	saved_bytes_that_fit_nowhere_are_set_aside_once(state);
+	on_nfs = false;
 }
 
 /* ---- the dotlock ---- */
@@ -1545,6 +1711,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(what_cannot_be_written_is_not_updated),
 		cmocka_unit_test(short_memory_is_told),
 		cmocka_unit_test(a_failing_read_is_told),
+		cmocka_unit_test(update_tells_what_fails),
 		cmocka_unit_test(
 		    saved_bytes_that_fit_nowhere_are_set_aside_once),
 		cmocka_unit_test(a_record_without_saved_bytes_just_ends),
@@ -1552,6 +1719,10 @@ main(int argc, char *argv[])
 		cmocka_unit_test(
 		    without_a_side_file_all_can_be_deleted_and_no_less),
 		cmocka_unit_test(half_done_it_is_read_through_the_record),
+		cmocka_unit_test(
+		    a_side_file_without_its_saved_bytes_is_set_aside),
+		cmocka_unit_test(a_mailbox_that_is_cut_in_update_is_left_alone),
+		cmocka_unit_test(on_nfs_names_are_moved_too),
 		cmocka_unit_test(a_dotlock_held_for_15_seconds_is_touched),
 		cmocka_unit_test(a_stale_dotlock_is_broken),
 		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
