@@ -25,7 +25,9 @@
 #include <bsd/string.h>
 #include <security/pam_appl.h>
 
+#include <crypt.h>
 #include <ctype.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
@@ -45,17 +47,20 @@
 #include "pop3d.h"
 
 #define NAME_SIZE	512	/* of a user, with its end */
+#define HASHES		2	/* pam_unix makes for a password (1.5, 1.7) */
 
 struct credentials {
 	const char	*user;
 	const char	*pass;
+	bool		 asked;		/* for the password */
 };
 
 static const char *
-answer(int style, const struct credentials *cred)
+answer(int style, struct credentials *cred)
 {
 	switch (style) {
 	case PAM_PROMPT_ECHO_OFF:
+		cred->asked = true;
 		return cred->pass;
 	case PAM_PROMPT_ECHO_ON:
 		return cred->user;
@@ -214,16 +219,55 @@ account_name(const char *typed, char *name)
 		strlcpy(name, typed, NAME_SIZE);
 }
 
+/*
+ * The time tells nothing of an account if every refusal costs hashes alike.
+ * pam_unix makes them if it asked for the password of an account with a hash;
+ * else they are made here, with the first hash that there is.  libcrypt.so.1 is
+ * what pam_unix has loaded.  The file is read in memory of our own, and to its
+ * end whatever the name is.
+ */
+static void
+hash_as_pam(const struct credentials *cred)
+{
+	char *(*hasher)(const char *, const char *, struct crypt_data *);
+	struct crypt_data data = { 0 };
+	char buf[BUFSIZ], line[1024], hash[512] = "", *p;
+	bool made = false;
+	FILE *f;
+	int i;
+
+	if ((f = fopen("/etc/shadow", "re")) == NULL)
+		return;
+	setvbuf(f, buf, _IOFBF, sizeof(buf));
+	while (fgets(line, sizeof(line), f) != NULL) {
+		p = line;
+		if (strcmp(strsep(&p, ":"), cred->user) == 0 && p != NULL)
+			made = cred->asked && *p == '$';
+		if (hash[0] == '\0' && p != NULL && *p == '$')
+			strlcpy(hash, strsep(&p, ":"), sizeof(hash));
+	}
+	fclose(f);
+	*(void **)&hasher = dlsym(dlopen("libcrypt.so.1", RTLD_NOW), "crypt_r");
+	for (i = 0; !made && *hash != '\0' && hasher != NULL && i < HASHES; i++)
+		hasher("in vain", hash, &data);
+	explicit_bzero(&data, sizeof(data));
+	explicit_bzero(buf, sizeof(buf));
+	explicit_bzero(line, sizeof(line));
+	explicit_bzero(hash, sizeof(hash));
+}
+
 enum auth
 auth_user(const char *user, const char *pass, const char *peer,
     struct passwd **pw, const char **why)
 {
 	char name[NAME_SIZE];
-	struct credentials cred = { name, pass };
+	struct credentials cred = { name, pass, false };
 	enum auth result;
 
 	account_name(user, name);
 	result = ask_pam(&cred, peer, why);
+	if (result == AUTH_REFUSED)
+		hash_as_pam(&cred);
 	*pw = getpwnam(name);
 	if (result == AUTH_OK) {
 		*why = *pw == NULL || strchr(name, '/') != NULL ?

@@ -2,11 +2,11 @@
 """How pop3d and its superservers bear abuse, in figures: make abuse, as root.
 
 Two hundred connections from one address that do not log in, guessed passwords,
-and what the time of a refusal tells.  A quarter of an hour on an otherwise
-idle machine.  test_abuse.py is the short form.
+and what the time of a refusal tells.  An hour on an otherwise idle machine.  test_abuse.py is the short form.
 """
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import random
@@ -32,7 +32,11 @@ from test_superservers import inetutils_inetd, openbsd_inetd, xinetd
 
 CROWD = 200             # connections from one address
 TRIES = 200             # refusals of each kind
+FEW = 8                 # at a time: one hashes while the others wait
 PARALLEL = 40
+SLOW = 3                # seconds that a hash may take,
+SLOW_TRIES = 40         # and as many refusals then: 200 would take hours
+SLOW_PARALLEL = 6       # all within the time to log in
 MAX_CONNECTIONS = 64    # in etc/: so many at a time are the most
 LOGIN_SECONDS = 60      # pop3d's
 REFUSAL_SECONDS = 2
@@ -364,12 +368,28 @@ def accounts(host):
             "locked account": "p3dhlocked"}
 
 
-def timing(parallel):
+def set_hash(host, name, seconds):
+    """Give the account a password whose hash takes so long."""
+    rounds = 100_000
+    began = time.process_time()
+    ctypes.CDLL("libcrypt.so.1").crypt(
+        b"wrong", f"$6$rounds={rounds}$p3dsalt$".encode())
+    rounds *= seconds / (time.process_time() - began)
+    host.run("chpasswd", "-c", "SHA512", "-s", int(rounds),
+             input=f"{name}:{secrets.token_hex(6)}\n")
+
+
+def timing(parallel, count=TRIES, slow=None):
     """What does the time of a refusal tell?"""
-    print(f"\nrefusals, {parallel} at a time: seconds")
+    print(f"\nrefusals, {parallel} at a time, "
+          f"{f'a hash takes {slow} s' if slow else 'usual hash'}: seconds")
     with serving(unlimited) as host:
         kinds = accounts(host)
-        tries = TRIES * list(kinds)
+        if slow:
+            for name in "p3dhknown", "p3dhexpired":
+                set_hash(host, name, slow)
+        each = 1 if slow else 3         # refusals of a connection
+        tries = count * list(kinds)
         random.shuffle(tries)
         seconds = {kind: [] for kind in kinds}
         answers = set()
@@ -384,8 +404,8 @@ def timing(parallel):
                     answers.add(answer)
 
         with ThreadPoolExecutor(parallel) as threads:
-            list(threads.map(client, [tries[at:at + 3]
-                                      for at in range(0, len(tries), 3)]))
+            list(threads.map(client, [tries[at:at + each] for at in
+                                      range(0, len(tries), each)]))
     print(f"  {'':16}    n    min     1/4  median     3/4     max"
           "   later than a wrong password")
     for kind, all_of in seconds.items():
@@ -420,8 +440,11 @@ def main():
         guessing(systemd, 16)
     else:
         print("\nno guessing: needs the package hydra")
+    timing(FEW)
     timing(PARALLEL)
     timing(MAX_CONNECTIONS)
+    timing(2, SLOW_TRIES, SLOW)
+    timing(SLOW_PARALLEL, SLOW_TRIES, SLOW)
     wrapped()
     if bad:
         raise SystemExit("\nabuse: " + "; ".join(bad))

@@ -1,0 +1,106 @@
+"""What the time of a refusal tells: not whether there is such an account.
+abuse.py is the long form."""
+
+import random
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import abuse
+from harness import BUILD, POP3D, needs_root
+from host import Host
+
+pytestmark = needs_root
+
+SECONDS = abuse.REFUSAL_SECONDS     # at multiples of which they are answered
+KINDS = {"wrong password": "p3dgknown", "unknown user": "p3dgnobody",
+         "root": "root", "locked account": "p3dglocked",
+         "not in the group": "p3dgother"}
+
+
+@pytest.fixture(scope="module")
+def host():
+    """A host where no hashes are but those of its own accounts."""
+    with Host() as host:
+        shadow = host.path("/etc/shadow")
+        shadow.write_text(re.sub(r"^([^:]*:)\$[^:]*", r"\1!",
+                                 shadow.read_text(), flags=re.M))
+        for name in "p3dgknown", "p3dgother", "p3dglocked":
+            host.account(name)
+        host.run("passwd", "-l", "p3dglocked")
+        service = host.path("/etc/pam.d/pop3d")
+        service.write_text(
+            "auth requisite pam_succeed_if.so quiet user != p3dgother\n"
+            + service.read_text())
+        yield host
+
+
+def refuse(host, kind):
+    """The seconds until the answer, and the answer."""
+    with host.connect(110) as pop:
+        pop.line()
+        pop.cmd(f"USER {KINDS[kind]}")
+        began = time.monotonic()
+        answer = pop.cmd("PASS wrong")
+        return time.monotonic() - began, answer
+
+
+def refusals(host, tries, at_a_time):
+    """On which multiple of two seconds the answers came, by kind."""
+    random.shuffle(tries)
+    times = {kind: [] for kind in KINDS}
+    with ThreadPoolExecutor(at_a_time) as threads:
+        done = list(threads.map(lambda kind: refuse(host, kind), tries))
+    for kind, (seconds, answer) in zip(tries, done):
+        assert seconds >= SECONDS - 0.001
+        assert answer.startswith(b"-ERR [AUTH] ")
+        times[kind].append(int(seconds / SECONDS + 0.001))
+    return times
+
+
+@pytest.fixture
+def served(host):
+    server = host.serve(110, "systemd-socket-activate", "--inetd", "-a", "-l",
+                        "110", "/usr/local/sbin/pop3d", "-p")
+    yield host
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.skipif(b"__asan_init" in POP3D.read_bytes(),
+                    reason="AddressSanitizer wants to be preloaded itself")
+def test_every_refusal_costs_hashes_alike(host):
+    """As many as PAM makes for a password that is wrong."""
+    counted = host.path("/etc/hashes")
+    library = host.path("/usr/local/sbin/count_hashes.so")
+    library.write_bytes((BUILD / library.name).read_bytes())
+    before = ("env", "LD_PRELOAD=/usr/local/sbin/count_hashes.so",
+              "HASHES=/etc/hashes")
+    hashes = {}
+    for kind, name in KINDS.items():
+        counted.write_bytes(b"")
+        with host.pop3d("-p", before=before) as pop:
+            pop.line()
+            pop.cmd(f"USER {name}")
+            pop.cmd("PASS wrong")
+        hashes[kind] = len(counted.read_bytes())
+    assert min(hashes.values()) == max(hashes.values()) > 0, hashes
+
+
+def test_many_at_a_time(served):
+    """So many that hashes have to wait for each other."""
+    abuse.set_hash(served, "p3dgknown", SECONDS / 12)
+    times = refusals(served, 8 * list(KINDS) + 22 * ["wrong password"], 24)
+    known = times.pop("wrong password")
+    for kind, others in times.items():
+        z = abuse.compare(others, known)[1]
+        assert abs(z) < abuse.TOLD_APART, f"{kind}: {others}, known: {known}"
+
+
+def test_a_hash_that_takes_longer(served):
+    """Than the two seconds, as the administrator has chosen."""
+    abuse.set_hash(served, "p3dgknown", SECONDS)
+    times = refusals(served, list(KINDS), len(KINDS))
+    assert min(min(times[kind]) for kind in KINDS) > 1, times
