@@ -1121,8 +1121,10 @@ note_uidl(struct scan *s, size_t n)
 			return;
 	while (i > 1 && is_digit(w[i - 1]))
 		i--;
-	if (i == size || w[i - 1] != '-')
-		strlcpy(s->uidl, w, size + 1);
+	if (i == size || w[i - 1] != '-') {
+		memcpy(s->uidl, w, size);	/* it ends in no NUL */
+		s->uidl[size] = '\0';
+	}
 }
 
 /*
