@@ -101,14 +101,15 @@ def read_while_it_was_sent(drop):
 LONG = 70 * b"x" + b"\n"
 
 
+@pytest.mark.parametrize("command", ["RETR 1", "TOP 1 9000"])
 @pytest.mark.parametrize("change", [read_while_it_was_sent, emptied])
 def test_a_change_while_a_message_is_sent_leaves_it_without_an_end(
-        tmp_path, change):
+        tmp_path, change, command):
     """More of it is still to be read than pipes and buffers hold."""
     drop = Maildrop(tmp_path / "alice", mail(1, body=10_000 * LONG))
     with drop.session() as session:
         session.login()
-        assert session.cmd("RETR 1").startswith(b"+OK")
+        assert session.cmd(command).startswith(b"+OK")
         change(drop)
         assert not session.rest().endswith(b"\r\n.\r\n")
         assert session.wait() == 0

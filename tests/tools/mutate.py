@@ -48,20 +48,22 @@ CPU = {"unit": 5, "auth": 5}    # seconds of processor time that no process of t
 P = ["-p", "no:cacheprovider"]
 STUBS = ["build/pop3d-stub", "build/pop3d-stub-hasty", "build/pop3d-stub-patient", "build/pop3d-stub-area4k",
          "build/pop3d-stub-area0", "build/pop3d-stub-index", "build/pop3d-stub-clock", "build/killat",
-         "build/pop3d-stub-norecords"]
+         "build/pop3d-stub-norecords", "build/pop3d-stub-disk", "build/on_nfs.so"]
+REAL = ["build/pop3d-quick", "build/pop3d-stub", "build/pop3d-stub-hasty", "build/confine_probe", "build/no_landlock",
+        "build/raise_in_malloc.so"]
 # What to make in tests/, whether the real pop3d too, what pytest gets.
 STAGES = {
     "unit": (["build/mailbox_test"], False, ["units", "-k", "test_mailbox"]),
     "auth": (["build/auth_test", "build/pam_ask.so", "build/pop3d-quick", "build/confine_probe", "build/no_landlock"], True,
              ["units", "-k", "test_auth"]),
-    "authreal": (["build/pop3d-quick"], True, ["privileges", "cases/test_session.py", "-k", "not test_session or real"]),
-    "talk": (["build/pop3d-stub", "build/pop3d-stub-hasty"], False,
+    "authreal": (REAL, True, ["privileges", "cases/test_session.py", "-k", "not test_session or real"]),
+    "talk": (STUBS[:3], False,
              ["cases/test_access.py", "cases/test_proxy.py", "cases/test_session.py", "-k", "not real and not host and not haproxy "
               "and not lasts and not time_to_log_in and not puts_autologout_off and not thousand and not as_long_as_a_login"]),
-    "lines": (["build/pop3d-stub", "build/pop3d-stub-hasty"], False, ["cases/test_transcripts.py", "-k", "one_segment"]),
+    "lines": (STUBS[:2], False, ["cases/test_transcripts.py", "-k", "one_segment"]),
     "ids": (["build/pop3d-stub"], False, ["cases/test_unique_ids.py"]),
     "lies": (["build/pop3d-stub-disk", "build/killat"], False, ["crash/test_faults.py", "-k", "not_believed"]),
-    "drop": (STUBS[:2] + ["build/pop3d-stub-index", "build/pop3d-stub-clock"], False,
+    "drop": (STUBS[:3] + ["build/pop3d-stub-index", "build/pop3d-stub-clock"], False,
              ["crash/test_changes.py", "crash/test_index.py", "cases/test_access.py", "cases/test_session.py", "-k",
               "not real and not unchanged_mailbox_is_not_read and (not test_session or second or killed or nothing_is_left)"]),
     "locks": (STUBS, False, ["crash/test_locks.py", "crash/test_concurrency.py"]),
@@ -69,12 +71,12 @@ STAGES = {
     "kill": (["build/pop3d-stub", "build/pop3d-stub-area4k", "build/killat"], False,
              ["crash/test_crash.py", "-k", "area4k or second_session"]),
     "faults": (STUBS, False, ["crash/test_faults.py"]),
-    "real": (["build/pop3d-quick"], True, ["privileges", "cases/test_session.py", "crash/test_index.py", "deploy/test_superservers.py",
+    "real": (REAL, True, ["privileges", "cases/test_session.py", "crash/test_index.py", "deploy/test_superservers.py",
                                            "-k", "privileges or confine or superservers or real"]),
     "cases": (STUBS, False, ["cases/test_transcripts.py", "cases/test_access.py"]),
     "local": (STUBS, False, ["crash/test_local.py", "crash/test_crash.py"]),
-    "privileges": (["build/pop3d-quick"], True, ["privileges", "deploy/test_superservers.py"]),
-    "deploy": (["build/pop3d-quick", "build/pop3d-stub", "build/auth_test", "build/pam_ask.so"], True,
+    "privileges": (REAL, True, ["privileges", "deploy/test_superservers.py"]),
+    "deploy": (REAL + ["build/auth_test", "build/pam_ask.so"], True,
                ["deploy/test_deploy_files.py", "cases/test_session.py", "-k", "deploy_files or real"]),
     "all": (["all"], True, ["."]),
 }
