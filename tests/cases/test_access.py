@@ -285,7 +285,8 @@ def test_what_is_no_address_is_not_this_host(variable, value):
 
 
 @pytest.mark.parametrize("address, taken", [
-    ("127.0.0.1", True), ("::1", True), ("192.0.2.7", False)])
+    ("127.0.0.1", True), ("::1", True), ("192.0.2.7", False),
+    ("1270::1", False), ("::1:1", False)])
 def test_clear_text_from_loopback_only(address, taken):
     output = talk(STUB, env={"TCPREMOTEIP": address},
                   data=b"USER alice\r\nQUIT\r\n")[0]

@@ -13,7 +13,7 @@ from harness import (BUILD, HASTY, LOGIN, PATIENCE, QUICK, STUB, Maildrop, Sessi
                      account, mail, needs, needs_root, superserver, wait_for)
 
 # What build/pop3d-stub-hasty was made with.
-AUTOLOGOUT_MIN, LOGIN_SECONDS = 2, 4
+AUTOLOGOUT_MIN, LOGIN_SECONDS, HANG_SECONDS = 2, 4, 6
 
 
 def sent(message, lines=None):
@@ -55,7 +55,16 @@ def test_a_command_puts_autologout_off(drop):
             time.sleep(0.2)
 
 
+def test_what_might_have_hung_ends_no_session_later(drop):
+    with drop.session("-t", "60", binary=HASTY) as session:
+        session.login()
+        time.sleep(HANG_SECONDS + 1)
+        assert session.cmd("NOOP").startswith(b"+OK")
+
+
 def test_the_time_to_log_in_is_limited_in_all(drop):
+    # Late in a second of the clock: its nanoseconds count, too.
+    time.sleep((0.8 - time.monotonic()) % 1)
     with drop.session(binary=HASTY) as session:
         start = time.monotonic()
         assert session.line().startswith(b"+OK")

@@ -47,6 +47,7 @@
 #define FROM_		"From bob@example.org Thu Nov  5 10:01:00 2026"
 #define HEAD		FROM_ "\nSubject: one\n"
 #define TWO		FROM_ "\nSubject: two\n\n2\n"
+#define NEW		FROM_ "\nSubject: new\n\nnew\n\n"
 
 #ifndef PATIENCE
 #define PATIENCE	600	/* seconds for all tests on a slow machine */
@@ -78,7 +79,7 @@ static time_t ago;
  * And what does not fail when a test wants it to: one call of a kind does, the
  * one that brings calls to 0.
  */
-enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS };
+enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS, MAIL };
 
 static struct {
 	enum kind	what;
@@ -90,6 +91,16 @@ static bool	on_nfs;		/* renameat2(2) knows no flag there */
 static time_t	clock_now;	/* if not 0, it stands still */
 static time_t	slow_sync;	/* seconds that the next fsync(2) takes */
 static unsigned int touches;	/* of files by their name */
+
+static void
+append(const char *text)
+{
+	FILE *f = fopen(path, "a");
+
+	assert_non_null(f);
+	fputs(text, f);
+	assert_int_equal(fclose(f), 0);
+}
 
 static ino_t
 put_dotlock(const char *name, mode_t mode, size_t octets)
@@ -229,6 +240,8 @@ __wrap_fsync(int fd)
 	/* Another program is so bold. */
 	if (fails(CUTS, 0))
 		assert_int_equal(truncate(path, 10), 0);
+	if (fails(MAIL, 0))
+		append(NEW);
 	clock_now += slow_sync;
 	slow_sync = 0;
 	return fails(SYNCS, EIO) ? -1 : __real_fsync(fd);
@@ -299,16 +312,6 @@ put_mailbox(void)
 	} while (now.st_ctim.tv_sec == before.st_ctim.tv_sec &&
 	    now.st_ctim.tv_nsec == before.st_ctim.tv_nsec);
 	close(fd);
-}
-
-static void
-append(const char *text)
-{
-	FILE *f = fopen(path, "a");
-
-	assert_non_null(f);
-	fputs(text, f);
-	assert_int_equal(fclose(f), 0);
 }
 
 static void
@@ -1526,6 +1529,78 @@ a_mailbox_that_is_cut_in_update_is_left_alone(void **state)
 	assert_true(size_of(path) < (off_t)strlen(SMALL TWO));
 }
 
+/*
+ * A program without locks delivers at each fsync.  All is kept but what comes
+ * between the last look and the cut, which nobody can see.
+ */
+static void
+mail_that_comes_in_update_is_kept(void **state)
+{
+	static const char *const messages[] = { SMALL, TWO "\n",
+	    HEAD "\nlonger than the others\n\n" };
+	char want[KIB];
+	int call, deleted, i, lost;
+
+	(void)state;
+	for (deleted = 1; deleted < 7; deleted++)
+		for (lost = 0, call = 1;; call++) {
+			unlink(side);
+			size = 0;
+			want[0] = '\0';
+			for (i = 0; i < 3; i++) {
+				add(messages[i], strlen(messages[i]));
+				if ((deleted >> i & 1) == 0)
+					strcat(want, messages[i]);
+			}
+			put_mailbox();
+			open_drop();
+			for (i = 0; i < 3; i++)
+				if (deleted >> i & 1)
+					drop.messages[i].flags |= MSG_DELETED;
+			failing.calls = call;
+			failing.what = MAIL;
+			assert_int_equal(maildrop_update(&drop), 0);
+			failing.what = NOTHING;
+			close_drop();
+			if (failing.calls > 0)
+				break;
+			if (size_of(path) == (off_t)strlen(want))
+				lost++;
+			else
+				strcat(want, NEW);
+			expect_mailbox(want);
+			assert_true(lost <= 2);	/* two fsyncs */
+		}
+}
+
+/* No crash can leave them. */
+static void
+two_torn_records_are_set_aside(void **state)
+{
+	int fd;
+
+	(void)state;
+	unlink(side);
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	assert_int_equal(maildrop_update(&drop), 0);
+	close_drop();
+	assert_int_not_equal(fd = open(side, O_RDWR), -1);
+	assert_int_equal(pwrite(fd, "torn", 4, 100), 4);
+	open_drop();
+	assert_true(drop.writable);
+	close_drop();
+	assert_int_equal(pwrite(fd, "torn", 4, SIDE_DATA / 2 + 100), 4);
+	close(fd);
+	open_drop();
+	assert_true(drop.lost);
+	assert_false(drop.writable);
+	close_drop();
+	assert_int_equal(unlink(saved), 0);
+	expect_mailbox(TWO);
+}
+
 static void
 on_nfs_names_are_moved_too(void **state)
 {
@@ -1722,6 +1797,8 @@ main(int argc, char *argv[])
 		cmocka_unit_test(
 		    a_side_file_without_its_saved_bytes_is_set_aside),
 		cmocka_unit_test(a_mailbox_that_is_cut_in_update_is_left_alone),
+		cmocka_unit_test(mail_that_comes_in_update_is_kept),
+		cmocka_unit_test(two_torn_records_are_set_aside),
 		cmocka_unit_test(on_nfs_names_are_moved_too),
 		cmocka_unit_test(a_dotlock_held_for_15_seconds_is_touched),
 		cmocka_unit_test(a_stale_dotlock_is_broken),
