@@ -1,6 +1,7 @@
 """What is no mailbox of the user's, options, and the log."""
 
 import os
+import re
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ from harness import (HASTY, LOGIN, STUB, Maildrop, Session, mail, needs_root,
 
 USAGE = "usage: "
 PERM = b"-ERR [SYS/PERM] "
+MOST = 1000     # messages of a mailbox, where HASTY is concerned
 
 
 # ---- what is no mailbox of the user's ----
@@ -73,6 +75,19 @@ def test_somebody_elses_mailbox(ordinary):
     with ordinary.session() as session:
         assert session.login().startswith(PERM)
         assert "belongs to uid 12346" in session.log()
+
+
+def test_more_messages_than_there_may_be(tmp_path):
+    """A bound of the memory that a mailbox can cost."""
+    (tmp_path / "alice").write_bytes(MOST * mail(1))
+    with Session.run(HASTY, "-p", "-m", f"{tmp_path}/%u") as session:
+        assert session.login().startswith(b"+OK %d " % MOST)
+    with (tmp_path / "alice").open("ab") as mailbox:
+        mailbox.write(mail(1))
+    output, _, log = talk(HASTY, "-p", "-d", "-m", tmp_path / "%u", data=LOGIN)
+    assert b"\r\n-ERR [SYS/PERM] mailbox has too many messages\r\n" in output
+    assert "maildrop failed: user=<alice> " in log
+    assert re.search(r"at=begin error=.*\d.*too many messages", log), log
 
 
 def test_garbage_is_logged_with_its_offset(tmp_path):
@@ -176,8 +191,12 @@ def test_where_the_maildrop_is(option, path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["{}/%x", "{}/alice%", "{}/",
-                                    "{}/" + 243 * "n"])
-def test_a_path_that_makes_no_sense(option, tmp_path):
+                                    "{}/" + 243 * "n", "%u", "%h/alice"])
+def test_a_path_that_makes_no_sense(option, tmp_path, monkeypatch):
+    """Relative it could be in whichever folder the superserver stands."""
+    (tmp_path / "alice").write_bytes(mail(1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", ".")
     with Session.run(STUB, "-p", "-m", option.format(tmp_path)) as session:
         assert session.login().startswith(PERM)
 

@@ -1,10 +1,12 @@
 """Sessions that a transcript cannot show: time, signals, writes, load."""
 
 import contextlib
+import fcntl
 import os
 import random
 import re
 import signal
+import termios
 import time
 
 import pytest
@@ -105,6 +107,25 @@ def test_a_signal_ends_a_session_without_update(drop, number):
     assert drop.state() == before
 
 
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_during_quit_comes_too_late(drop, number):
+    """What was deleted is told to the client, and to the log."""
+    with drop.session() as session:
+        session.login()
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        with drop.path.open("r+b") as deliverer:
+            fcntl.lockf(deliverer, fcntl.LOCK_EX)
+            session.send(b"QUIT\r\n")
+            wait_for(lambda: fcntl.ioctl(session.writer, termios.FIONREAD,
+                                         bytes(4)) == bytes(4))
+            session.process.send_signal(getattr(signal, number))
+        assert session.rest() == b"+OK bye\r\n"
+        assert session.wait() == 0
+        assert " dele=1 left=2 " in session.log()
+        assert "reason=quit" in session.log()
+    assert drop.content == mail(2) + mail(3)
+
+
 def test_a_signal_ends_a_session_before_the_login():
     with Session.run(STUB, "-p") as session:
         assert session.line().startswith(b"+OK")
@@ -189,6 +210,20 @@ def test_a_farewell_has_an_end(drop):
         answer = refusals(session, (HEARD_AGAIN + 5) * b"NOOP\r\n")[0]
         assert session.rest().split(b"\r\n") == [*HEARD_AGAIN * [answer], b""]
         assert session.wait() == 0
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_a_farewell(drop, number):
+    """The log has had its line."""
+    with drop.session(binary=PATIENT) as session:
+        refusals(session)
+        wait_for(lambda: "reason=refused" in session.log())
+        assert session.cmd("NOOP").startswith(b"-ERR [AUTH] ")
+        session.process.send_signal(getattr(signal, number))
+        assert session.rest() == b""
+        assert session.wait() == 0
+        assert session.log().count("no login") == 1
+        assert "reason=signal" not in session.log()
 
 
 def test_a_client_that_sends_on_loses_no_answer():

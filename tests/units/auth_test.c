@@ -249,6 +249,16 @@ pam_changes_the_user(void **state)
 }
 
 static void
+pam_forgets_the_user(void **state)
+{
+	(void)state;
+	service(MATRIX "account required %3$s/pam_ask.so\n", modules, dir,
+	    getenv("AUTH_TEST_BUILD"));
+	expect(AUTH_REFUSED, user, "secret");
+	assert_string_equal(why, "user-changed");
+}
+
+static void
 module_is_missing(void **state)
 {
 	(void)state;
@@ -729,6 +739,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(anothers_process),
 		cmocka_unit_test(account_not_allowed),
 		cmocka_unit_test(pam_changes_the_user),
+		cmocka_unit_test(pam_forgets_the_user),
 		cmocka_unit_test(module_is_missing),
 		cmocka_unit_test(pam_is_out_of_order),
 		cmocka_unit_test(every_answer_of_pam),

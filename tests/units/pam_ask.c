@@ -20,7 +20,8 @@
  * they should be: nothing to messages, the user's name to a visible prompt, the
  * password to an invisible one, and a failure as a whole to anything else, and
  * to no messages or more than there may be.  Without an argument its result
- * is the number that the password is.
+ * is the number that the password is.  Asked whether the account is allowed, it
+ * forgets the user.
  */
 
 #include <security/pam_modules.h>
@@ -120,4 +121,11 @@ pam_sm_setcred(pam_handle_t *pam, int flags, int argc, const char **argv)
 {
 	(void)pam, (void)flags, (void)argc, (void)argv;
 	return PAM_SUCCESS;
+}
+
+int
+pam_sm_acct_mgmt(pam_handle_t *pam, int flags, int argc, const char **argv)
+{
+	(void)flags, (void)argc, (void)argv;
+	return pam_set_item(pam, PAM_USER, NULL);
 }
