@@ -21,6 +21,7 @@ import pytest
 from harness import (BUILD, LOGIN, POP3D, STUB, Maildrop, mail, needs,
                      needs_root, talk, wait_for)
 from mails import MAILS, mailbox
+from sums import checksum
 from users import pam_service, user
 
 CLOCK = BUILD / "pop3d-stub-clock"
@@ -478,23 +479,6 @@ def test_a_damaged_index_makes_no_answer_wrong(drop, damage):
 INDEX = struct.Struct("=Q72sQ")         # struct index of mailbox.c, without its sum
 MESSAGE = struct.Struct("=qqQIHBB")     # struct message of pop3d.h
 START, OCTETS, ID, TWIN, FROM, SEPARATOR, FLAGS = range(7)
-WORD = 2 ** 64
-
-
-def mix(x):
-    x = (x + 0xd1b54a32d192ed03) * 0x9e3779b97f4a7c15 % WORD
-    return x ^ x >> 32
-
-
-def checksum(so_far, data):
-    """sum() of mailbox.c."""
-    h = mix(so_far ^ len(data))
-    whole = len(data) // 8 * 8
-    for at in range(0, whole, 8):
-        h = mix(h ^ int.from_bytes(data[at:at + 8], "little"))
-    return mix(h ^ int.from_bytes(data[whole:], "little"))
-
-
 def forge(drop, number, field, value):
     """Message number's field is value now, and nobody can tell by the sums."""
     side = drop.side.read_bytes()
