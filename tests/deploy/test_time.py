@@ -2,7 +2,6 @@
 abuse.py is the long form."""
 
 import random
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,9 +23,7 @@ KINDS = {"wrong password": "p3dgknown", "unknown user": "p3dgnobody",
 def host():
     """A host where no hashes are but those of its own accounts."""
     with Host() as host:
-        shadow = host.path("/etc/shadow")
-        shadow.write_text(re.sub(r"^([^:]*:)\$[^:]*", r"\1!",
-                                 shadow.read_text(), flags=re.M))
+        abuse.forget_hashes(host)
         for name in "p3dgknown", "p3dgother", "p3dglocked":
             host.account(name)
         host.run("passwd", "-l", "p3dglocked")
