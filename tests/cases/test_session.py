@@ -60,6 +60,7 @@ def test_a_command_puts_autologout_off(drop):
 def test_what_might_have_hung_ends_no_session_later(drop):
     with drop.session("-t", "60", binary=HASTY) as session:
         session.login()
+        session.multi("RETR 1")
         time.sleep(HANG_SECONDS + 1)
         assert session.cmd("NOOP").startswith(b"+OK")
 

@@ -133,6 +133,18 @@ def test_an_unchanged_mailbox_is_not_read_by_the_real_server():
 
 
 @needs("strace")
+def test_an_unchanged_message_is_read_once(drop):
+    """Once it was clear that it is unchanged, and not twice to find out."""
+    drop.path.write_bytes(mail(1, 2000 * b"Some text.\n"))
+    run(drop, POLL)
+    octets = 0
+    for line in traced(LOGIN + b"RETR 1\r\nQUIT\r\n", [CLOCK, "-p", "-m", drop.path], "pread64"):
+        if f"<{drop.path}>" in line:
+            octets += int(line.rsplit("= ", 1)[1])
+    assert 20_000 < octets < 30_000
+
+
+@needs("strace")
 def test_unique_ids_are_in_it_from_the_first(drop):
     run(drop, POLL)
     assert reads(drop, POLL_IDS) == 0
@@ -479,6 +491,8 @@ def test_a_damaged_index_makes_no_answer_wrong(drop, damage):
 INDEX = struct.Struct("=Q72sQ")         # struct index of mailbox.c, without its sum
 MESSAGE = struct.Struct("=qqQIHBB")     # struct message of pop3d.h
 START, OCTETS, ID, TWIN, FROM, SEPARATOR, FLAGS = range(7)
+
+
 def forge(drop, number, field, value):
     """Message number's field is value now, and nobody can tell by the sums."""
     side = drop.side.read_bytes()

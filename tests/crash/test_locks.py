@@ -7,11 +7,12 @@ dotlock is waited for 5 s before the mailbox is read without one.
 import contextlib
 import fcntl
 import os
+import re
 import time
 
 import pytest
 
-from harness import BUILD, mail, wait_for
+from harness import BUILD, STUB, Session, mail, needs, wait_for
 
 PATIENT = BUILD / "pop3d-stub-patient"
 LOCK_SECONDS = 3
@@ -36,6 +37,8 @@ def test_a_locked_mailbox_is_in_use(drop, kind):
         assert time.monotonic() - start >= LOCK_SECONDS - 1
         assert session.rest() == b""
         assert session.wait() == 0
+        holder = f"fcntl lock is held by pid {os.getpid()}" if kind == "fcntl" else "flock: "
+        assert f"error={holder}" in session.log()
     assert drop.state() == before
 
 
@@ -152,6 +155,18 @@ def can_lock(drop, kind):
             return True
     except BlockingIOError:
         return False
+
+
+@needs("strace")
+def test_the_session_lock_is_tried_for_some_times_a_second(drop, tmp_path):
+    trace = tmp_path / "trace"
+    with drop.session() as first:
+        first.login()
+        with Session.run("strace", "-o", trace, "-e", "trace=clock_nanosleep", STUB, "-p", "-m", drop.path) as second:
+            assert second.login().startswith(b"-ERR [IN-USE]")
+    pauses = [int(pause) for pause in re.findall(r"tv_sec=0, tv_nsec=(\d+)}, ", trace.read_text())]
+    assert len(pauses) > 10
+    assert 100_000_000 <= min(pauses) and max(pauses) < 300_000_000
 
 
 def test_on_nfs_there_is_no_flock(drop):
