@@ -79,7 +79,7 @@ static time_t ago;
  * And what does not fail when a test wants it to: one call of a kind does, the
  * one that brings calls to 0.
  */
-enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS, MAIL };
+enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS, MAIL, MOVES };
 
 static struct {
 	enum kind	what;
@@ -228,6 +228,8 @@ int
 __wrap_renameat2(int from, const char *name, int to, const char *new,
     unsigned int flags)
 {
+	if (fails(MOVES, EIO))
+		return -1;
 	if (!on_nfs)
 		return __real_renameat2(from, name, to, new, flags);
 	errno = EINVAL;
@@ -1056,6 +1058,26 @@ what_cannot_be_written_is_not_updated(void **state)
 	assert_int_equal(rmdir(side), 0);
 }
 
+/* It could not be told from another program's. */
+static void
+a_dotlock_that_cannot_be_kept_is_none(void **state)
+{
+	(void)state;
+	unlink(side);
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	failing.calls = 1;
+	failing.error = ENFILE;
+	failing.what = OPENS;
+	assert_int_equal(maildrop_update(&drop), -1);
+	failing.what = NOTHING;
+	assert_int_equal(errno, ENFILE);
+	close_drop();
+	expect_mailbox(HEAD "\n1\n\n" TWO);
+	assert_int_equal(access(dotlock, F_OK), -1);
+}
+
 /* ---- what fails ---- */
 
 /*
@@ -1276,6 +1298,52 @@ saved_bytes_that_fit_nowhere_are_set_aside_once(void **state)
 	open_drop();
 	close_drop();
 	assert_int_equal(unlink(saved), 0);
+}
+
+static void
+what_cannot_be_set_aside_is_not_said_to_be(void **state)
+{
+	(void)state;
+	put_half_done_and_rewritten_mailbox();
+	failing.calls = 1;
+	failing.what = MOVES;
+	open_drop();
+	failing.what = NOTHING;
+	assert_int_equal(failing.calls, 0);
+	assert_true(drop.lost);
+	assert_false(drop.writable);
+	assert_string_equal(drop.saved, "");
+	close_drop();
+	assert_int_equal(unlink(side), 0);
+}
+
+/*
+ * At each fsync that fails in recovery, wherever UPDATE was cut short: then
+ * nothing is relied upon.  Mail has come in since.
+ */
+static void
+recovery_ends_where_an_fsync_fails(void **state)
+{
+	int nth, call;
+
+	(void)state;
+	for (nth = 5; nth <= 10; nth++)
+		for (call = 1;; call++) {
+			unlink(side);
+			put_half_done_mailbox(SMALL TWO "\n", nth);
+			append(NEW);
+			failing.calls = call;
+			failing.what = SYNCS;
+			open_drop();
+			failing.what = NOTHING;
+			assert_int_equal(drop.recovered, failing.calls > 0);
+			assert_int_equal(drop.writable, failing.calls > 0);
+			close_drop();
+			if (failing.calls > 0) {
+				expect_mailbox(TWO "\n" NEW);
+				break;
+			}
+		}
 }
 
 static void
@@ -1784,11 +1852,14 @@ main(int argc, char *argv[])
 		cmocka_unit_test(update_refuses_a_changed_mailbox),
 		cmocka_unit_test(update_without_a_deletion_writes_nothing),
 		cmocka_unit_test(what_cannot_be_written_is_not_updated),
+		cmocka_unit_test(a_dotlock_that_cannot_be_kept_is_none),
 		cmocka_unit_test(short_memory_is_told),
 		cmocka_unit_test(a_failing_read_is_told),
 		cmocka_unit_test(update_tells_what_fails),
 		cmocka_unit_test(
 		    saved_bytes_that_fit_nowhere_are_set_aside_once),
+		cmocka_unit_test(what_cannot_be_set_aside_is_not_said_to_be),
+		cmocka_unit_test(recovery_ends_where_an_fsync_fails),
 		cmocka_unit_test(a_record_without_saved_bytes_just_ends),
 		cmocka_unit_test(a_strange_record_is_set_aside_as_it_is),
 		cmocka_unit_test(
