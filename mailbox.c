@@ -1759,13 +1759,11 @@ give_back_room(const struct maildrop *drop)
  * Give the side file another name, under which nobody touches it any more.
  * There is one such name: who finds it taken leaves all as it is.
  */
-static int
+static void
 set_aside(struct maildrop *drop)
 {
-	if (move_name(drop, drop->name[SIDE], drop->name[SAVED]) == -1)
-		return failed(drop, "cannot set the side file aside");
-	strlcpy(drop->saved, drop->name[SAVED], sizeof(drop->saved));
-	return 0;
+	if (move_name(drop, drop->name[SIDE], drop->name[SAVED]) == 0)
+		strlcpy(drop->saved, drop->name[SAVED], sizeof(drop->saved));
 }
 
 /*
@@ -1784,7 +1782,7 @@ open_side(struct maildrop *drop)
 	    S_ISREG(s.mode) && s.uid != geteuid() &&
 	    look_at(drop->dir, "", &s) == 0 && (s.mode & S_IWOTH) == 0 &&
 	    s.uid == 0)
-		(void)set_aside(drop);
+		set_aside(drop);
 	if (open_file(drop, SIDE, O_CREAT, &drop->side) == -1) {
 		if (errno != EPERM)
 			return -1;
@@ -2437,7 +2435,7 @@ give_up(struct update *u)
 	fail(drop, ESTALE, "what an UPDATE left half done is not finished");
 	only_read(drop);
 	if (u->rec.n != 0)
-		(void)set_aside(drop);
+		set_aside(drop);
 	return 0;
 }
 
