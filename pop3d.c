@@ -119,6 +119,7 @@ static struct {
 	time_t		 began;
 	long long	 deadline;	/* of waiting for the client: now() */
 	unsigned long	 retrieved, topped;
+	bool		 marked;	/* a message is marked as deleted */
 	size_t		 deleted, left;
 	long long	 retrieved_octets, topped_octets;
 	const char	*ending;	/* why the next reply is the last */
@@ -872,6 +873,7 @@ cmd_dele(char **args)
 	if (!drop.writable)
 		return "[SYS/TEMP] mailbox can only be read now";
 	drop.messages[n].flags |= MSG_DELETED;
+	session.marked = true;
 	put_line("+OK message %zu deleted", n + 1);
 	return NULL;
 }
@@ -884,6 +886,7 @@ cmd_rset(char **args)
 	(void)args;
 	for (n = 0; n < drop.count; n++)
 		drop.messages[n].flags &= (uint8_t)~MSG_DELETED;
+	session.marked = false;
 	put_line("+OK nothing is deleted");
 	return NULL;
 }
@@ -1137,19 +1140,21 @@ static void
 farewell(const char *error)
 {
 	const char *line;
+	bool quit = false;
 	int n;
 
 	session.state = FAREWELL;
 	session.deadline = now() + FAREWELL_SECONDS * SECOND;
-	for (n = 0; n < FAREWELL_LINES; n++) {
+	for (n = 0; n < FAREWELL_LINES && !quit; n++) {
 		line = read_line(SASL_MAX_OCTETS);
-		if (line != NULL && strcasecmp(line, "QUIT") == 0)
-			break;
-		put_line("-ERR %s", error);
+		quit = line != NULL && strcasecmp(line, "QUIT") == 0;
+		/* What was marked is still there: no word of success. */
+		if (quit && !session.marked)
+			put_line("+OK bye");
+		else
+			put_line("-ERR %s", error);
 		wipe_input();
 	}
-	if (n < FAREWELL_LINES)
-		put_line("+OK bye");
 	flush();
 	while (shutdown(STDOUT_FILENO, SHUT_WR) == 0) {
 		in.next = in.last;

@@ -342,3 +342,15 @@ def test_an_x_uidl_line_that_changed_is_not_told(drop, command):
             expect_end(session)
         assert session.wait() == 0
         assert "message 2 has another X-UIDL line" in session.log()
+
+
+@pytest.mark.parametrize("marked, answer", [(b"NOOP", b"+OK bye"), (b"DELE 2", CHANGED)])
+def test_quit_in_a_farewell_is_ok_only_if_nothing_was_marked(drop, marked, answer):
+    drop.path.write_bytes(THREE)
+    with drop.session() as session:
+        session.login()
+        assert session.cmd(marked.decode()).startswith(b"+OK")
+        cut_short(drop)
+        assert session.cmd("RETR 1") == CHANGED
+        assert session.cmd("QUIT") == answer
+        expect_end(session)
