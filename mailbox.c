@@ -298,7 +298,8 @@ use_gid(gid_t gid)
 
 /*
  * Open one of the user's files, to write, or else to read: it may be immutable.
- * 0 and no descriptor: there is none, and errno says why none was made.
+ * 1: it is not the user's alone.  0 and no descriptor: there is none, and errno
+ * says why none was made.
  */
 static int
 open_file(struct maildrop *drop, int name, int create, int *fd)
@@ -313,6 +314,8 @@ open_file(struct maildrop *drop, int name, int create, int *fd)
 	    0600);
 	use_gid(getgid());
 	error = errno;
+	if (*fd == -1 && error == ENOENT)
+		return 0;
 	if (look_at(*fd == -1 ? drop->dir : *fd,
 	    *fd == -1 ? drop->name[name] : "", &s) == -1) {
 		if (*fd != -1 || errno != ENOENT)
@@ -321,14 +324,17 @@ open_file(struct maildrop *drop, int name, int create, int *fd)
 		return 0;
 	}
 	if (check_file(drop, what, &s) == -1)
-		return -1;
-	if (*fd == -1) {
+		return 1;
+	if (*fd == -1 && (error == EACCES || error == EPERM ||
+	    error == EROFS)) {
 		fail(drop, error, "cannot open the %s for writing: %s", what,
 		    strerror(error));
 		only_read(drop);
 		*fd = openat(drop->dir, drop->name[name], O_RDONLY | flags);
+		error = errno;
 	}
-	return *fd == -1 ? failed(drop, "cannot open a file") : 0;
+	return *fd != -1 ? 0 : fail(drop, error, "cannot open the %s: %s",
+	    what, strerror(error));
 }
 
 /* Give from the name to, unless something has it. */
@@ -1774,6 +1780,7 @@ static int
 open_side(struct maildrop *drop)
 {
 	struct stamp s;
+	int n;
 
 	if (look_at(drop->dir, drop->name[SAVED], &s) == 0)
 		strlcpy(drop->saved, drop->name[SAVED], sizeof(drop->saved));
@@ -1783,9 +1790,9 @@ open_side(struct maildrop *drop)
 	    look_at(drop->dir, "", &s) == 0 && (s.mode & S_IWOTH) == 0 &&
 	    s.uid == 0)
 		set_aside(drop);
-	if (open_file(drop, SIDE, O_CREAT, &drop->side) == -1) {
-		if (errno != EPERM)
-			return -1;
+	if ((n = open_file(drop, SIDE, O_CREAT, &drop->side)) == -1)
+		return -1;
+	if (n == 1) {
 		only_read(drop);	/* it may be anything, and stays */
 		close_file(&drop->side);
 	} else if (drop->side == -1 && errno != ENOSPC && errno != EDQUOT) {
@@ -2183,9 +2190,9 @@ reserve(struct update *u)
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_FSIZE, &limit) == -1 ||
-	    limit.rlim_cur < (rlim_t)u->size || limit.rlim_cur < SIDE_DATA)
-		return fail(u->drop, EFBIG, "file size limit below the "
-		    "mailbox");
+	    limit.rlim_cur < (rlim_t)u->size + SIDE_DATA)
+		return fail(u->drop, EFBIG, "file size limit below what is "
+		    "to be written");
 	if (u->left > hole)
 		room = MIN(u->left, DATA_AREA_MAX);
 	while (room > 0 && fallocate(u->drop->side, 0, SIDE_DATA,
@@ -2227,10 +2234,11 @@ step(struct update *u)
 		return put_record(u, HOLE, rec.w + n, next);
 	}
 	if (copy(u, drop->fd, &next, n, drop->side, SIDE_DATA) == -1 ||
-	    fsync(drop->side) == -1) {
-		if ((errno != ENOSPC && errno != EDQUOT && errno != EFBIG) ||
+	    (fsync(drop->side) == -1 &&
+	    failed(drop, "cannot sync the side file") == -1)) {
+		if ((errno != ENOSPC && errno != EDQUOT) ||
 		    (before.left - 1) / STEPS_MAX >= hole)
-			return failed(drop, "cannot write the side file");
+			return -1;
 		*u = before;	/* there is less room than was promised */
 		u->room = 0;
 		return 0;
@@ -2572,7 +2580,7 @@ maildrop_open(struct maildrop *drop, const char *path)
 	if (open_directory(drop, path) == -1 || open_side(drop) == -1)
 		return -1;
 	/* Once, and never again: a lock would go with any close of it. */
-	if (open_file(drop, MAILBOX, 0, &drop->fd) == -1) {
+	if (open_file(drop, MAILBOX, 0, &drop->fd) != 0) {
 		if (errno == EACCES)
 			errno = EPERM;
 		return -1;
