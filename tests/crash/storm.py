@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import multiprocessing
 import pathlib
+import queue
 import random
 import re
 import shutil
@@ -180,6 +181,13 @@ def deliver(name, who, user, until, results):
     results.put((name, who, done))
 
 
+def check(crew, until):
+    """Who died tells nothing, and would be waited for in vain."""
+    dead = [worker.name for worker in crew if worker.exitcode]
+    assert not dead, f"died: {', '.join(dead)}"
+    assert time.monotonic() < until + 600, "a deliverer does not end"
+
+
 class Account:
     """What the sessions saw: of each message, how often it was fetched and deleted, fetched by a session that was killed."""
 
@@ -265,17 +273,24 @@ def storm(names, seconds, server=lab.SERVERS[0], workers=1, report=print):
         shutil.chown(user.path, user.uid, "mail")
         user.path.chmod(0o660)
         until = time.monotonic() + seconds
-        crew = [multiprocessing.Process(target=deliver, args=(name, f"{re.sub('[^a-z]+', '-', name.lower())}-{worker}", user,
-                                                              until, results))
+        crew = [multiprocessing.Process(target=deliver, name=name, args=(name, f"{re.sub('[^a-z]+', '-', name.lower())}-{worker}",
+                                                                         user, until, results))
                 for name in names for worker in range(workers)]
+        told = []
         for worker in crew:
             worker.start()
-        while server and results.qsize() < len(crew) and not book.damaged:
-            use(server, user, rng, book)
-            time.sleep(rng.uniform(0, 0.1))
-        told = [results.get(timeout=seconds + 600) for _ in crew]
-        for worker in crew:
-            worker.join()
+        try:
+            while len(told) < len(crew):
+                check(crew, until)
+                if server and not book.damaged:
+                    use(server, user, rng, book)
+                with contextlib.suppress(queue.Empty):
+                    told.append(results.get(timeout=rng.uniform(0, 0.1)))
+            for worker in crew:
+                worker.join()
+        finally:
+            for worker in crew:
+                worker.terminate()
         if folder:
             wait_for(lambda: is_empty(folder))
         if server:

@@ -1,5 +1,6 @@
 """Deliverers and sessions at the same time: no mail is lost, and nobody waits for a client.  Short forms of crash/storm.py."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,14 @@ def test_each_message_arrives_once(group):
     total, wrong = storm.storm(names, SECONDS[group])
     assert not wrong
     assert total
+
+
+@needs_root
+@pytest.mark.parametrize("server", [storm.lab.SERVERS[0], ""])
+def test_a_deliverer_that_dies_ends_the_storm(server, monkeypatch):
+    monkeypatch.setitem(storm.DELIVERERS, "one that dies", ("true", lambda *_: os._exit(1)))
+    with pytest.raises(AssertionError, match="died: one that dies"):
+        storm.storm(["one that dies", "fcntl and write"], PATIENCE, server)
 
 
 def fcntl_only(path):
