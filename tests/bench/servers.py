@@ -76,23 +76,15 @@ class Inetd:
         self.process.stdout.close()
 
 
+# What is alike in both languages of its configuration.
 DOVECOT = '''\
-protocols = pop3
+{version}protocols = pop3
 listen = 127.0.0.1
 base_dir = {dir}/run
 state_dir = {dir}/state
 log_path = {dir}/log
 ssl = no
-disable_plaintext_auth = no
-mail_location = mbox:{dir}/mail/%u:INBOX=/var/mail/%u:INDEX={dir}/index/%u
 mail_privileged_group = mail
-passdb {{
-  driver = pam
-  args = pop3d
-}}
-userdb {{
-  driver = passwd
-}}
 service pop3-login {{
   executable = {programs}/pop3-login
   inet_listener pop3 {{
@@ -106,6 +98,39 @@ service pop3 {{
   executable = {programs}/pop3
 }}
 '''
+DOVECOT_23 = DOVECOT.replace('{version}', '') + '''\
+disable_plaintext_auth = no
+mail_location = mbox:{dir}/mail/%u:INBOX=/var/mail/%u:INDEX={dir}/index/%u
+passdb {{
+  driver = pam
+  args = pop3d
+}}
+userdb {{
+  driver = passwd
+}}
+'''
+# The versions have to come first.
+DOVECOT_24 = DOVECOT.replace('{version}', '''\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+''') + '''\
+auth_allow_cleartext = yes
+mail_driver = mbox
+mail_path = {dir}/mail/%{{user}}
+mail_inbox_path = /var/mail/%{{user}}
+mail_index_path = {dir}/index/%{{user}}
+passdb pam {{
+  service_name = pop3d
+}}
+userdb passwd {{
+}}
+'''
+
+
+def dovecot_configuration():
+    version = subprocess.run(['/usr/sbin/dovecot', '--version'], check=True,
+                             text=True, stdout=subprocess.PIPE).stdout
+    return DOVECOT_23 if version.startswith('2.3.') else DOVECOT_24
 
 
 def free_port():
@@ -139,8 +164,8 @@ class Dovecot:
         self.port = free_port()
         config = os.path.join(self.dir, 'dovecot.conf')
         with open(config, 'w') as f:
-            f.write(DOVECOT.format(dir=self.dir, port=self.port,
-                                   programs=self.programs))
+            f.write(dovecot_configuration().format(
+                dir=self.dir, port=self.port, programs=self.programs))
         self.group = os.path.join(cgroup_mount(), f'pop3d-bench-{os.getpid()}')
         os.makedirs(self.group, exist_ok=True)
         self.process = subprocess.Popen(
