@@ -3,11 +3,17 @@
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import pytest
 
 from harness import Maildrop, mail
+
+# Tests in the background, or under nohup(1), are born with these ignored, and so would be all that they start.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
