@@ -57,7 +57,7 @@ def refusals(host, tries, at_a_time):
     return times
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def served(host):
     server = host.serve(110, "systemd-socket-activate", "--inetd", "-a", "-l",
                         "110", "/usr/local/sbin/pop3d", "-p")

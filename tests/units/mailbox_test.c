@@ -1106,6 +1106,8 @@ read_everything(char ids[3][UNIQUE_ID_SIZE], bool touch)
 		if (ids[i][0] == '\0')
 			strcpy(ids[i], id);
 		assert_string_equal(id, ids[i]);
+	}
+	for (i = 0; i < 3; i++) {
 		if (message_begin(&drop, i) == -1)
 			return -1;
 		for (octets = 0; (got = message_read(&drop, &piece)) > 0;
@@ -1420,6 +1422,24 @@ open_drop_to_read(void)
 	open_drop();
 	failing.what = NOTHING;
 	assert_false(drop.writable);
+}
+
+/* Nor can anybody who cannot write it take the lock. */
+static void
+a_side_file_that_can_only_be_read_is_no_session_lock(void **state)
+{
+	(void)state;
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	close_drop();
+	failing.calls = 1;
+	failing.error = EROFS;
+	failing.what = OPENS;
+	open_drop();
+	failing.what = NOTHING;
+	assert_false(drop.writable);
+	assert_int_equal(drop.count, 2);
+	close_drop();
 }
 
 static const char *
@@ -1864,6 +1884,8 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_strange_record_is_set_aside_as_it_is),
 		cmocka_unit_test(
 		    without_a_side_file_all_can_be_deleted_and_no_less),
+		cmocka_unit_test(
+		    a_side_file_that_can_only_be_read_is_no_session_lock),
 		cmocka_unit_test(half_done_it_is_read_through_the_record),
 		cmocka_unit_test(
 		    a_side_file_without_its_saved_bytes_is_set_aside),
