@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import pathlib
 import random
 import re
 import signal
@@ -264,10 +265,42 @@ def test_a_client_that_vanished_is_gone_in_two_minutes():
 
 # ---- two sessions ----
 
-def test_a_second_session_is_refused_at_once(drop):
+SESSION_SECONDS = 5     # in pop3d; 30 in the one that waits
+WAITS = BUILD / "pop3d-stub-waits"
+
+
+def sleeps(process):
+    return "nanosleep" in pathlib.Path(f"/proc/{process.pid}/wchan").read_text()
+
+
+@pytest.mark.parametrize("end, answer, left", [
+    ("QUIT", b"+OK bye", mail(2) + mail(3)),
+    ("the client is gone", b"", mail(1) + mail(2) + mail(3))],
+    ids=["by QUIT", "without QUIT"])
+def test_a_second_session_waits_for_the_first_to_end(drop, end, answer, left):
+    """It sees the mailbox as the first one leaves it."""
+    with drop.session() as first, drop.session(binary=WAITS) as second:
+        assert first.login().startswith(b"+OK 3 ")
+        assert first.cmd("DELE 1").startswith(b"+OK")
+        second.line()
+        second.cmd("USER alice")
+        second.send(b"PASS secret\r\n")
+        wait_for(lambda: sleeps(second.process))
+        if end == "QUIT":
+            first.send(b"QUIT\r\n")
+        first.end()
+        assert first.rest().rstrip() == answer
+        assert second.line().startswith(b"+OK %d " % left.count(b"From bob"))
+        assert second.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == left
+
+
+def test_a_second_session_is_refused_when_it_has_waited(drop):
     with drop.session() as first, drop.session() as second:
         assert first.login().startswith(b"+OK")
+        start = time.monotonic()
         answer = second.login()
+        assert time.monotonic() - start >= SESSION_SECONDS - 1
         assert answer.startswith(b"-ERR [IN-USE] ") and b"lock" in answer
         assert second.rest() == b""
         assert f"held by pid {first.process.pid}" in second.log()

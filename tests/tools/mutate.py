@@ -46,8 +46,8 @@ WEIGHTY = {"drop_privileges", "check_file", "spool_gid", "ask_pam", "auth_user",
 LIMIT, LONG_LIMIT = 30, 120
 CPU = {"unit": 5, "auth": 5}    # seconds of processor time that no process of these stages comes near
 P = ["-p", "no:cacheprovider"]
-STUBS = ["build/pop3d-stub", "build/pop3d-stub-hasty", "build/pop3d-stub-patient", "build/pop3d-stub-area4k",
-         "build/pop3d-stub-area0", "build/pop3d-stub-index", "build/pop3d-stub-clock", "build/killat",
+STUBS = ["build/pop3d-stub", "build/pop3d-stub-hasty", "build/pop3d-stub-patient", "build/pop3d-stub-waits",
+         "build/pop3d-stub-area4k", "build/pop3d-stub-area0", "build/pop3d-stub-index", "build/pop3d-stub-clock", "build/killat",
          "build/pop3d-stub-norecords", "build/pop3d-stub-disk", "build/on_nfs.so"]
 REAL = ["build/pop3d-quick", "build/pop3d-stub", "build/pop3d-stub-hasty", "build/confine_probe", "build/no_landlock",
         "build/raise_in_malloc.so"]
