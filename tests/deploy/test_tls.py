@@ -271,11 +271,35 @@ def test_refusals_show_the_client_behind_every_wrapper(sites):
             curl(site.client, site.port, "p3dgcurl", "wrong")
         failure = site.server.log("login failed: user=<p3dgcurl> .*")[0]
         assert f" ip={CLIENT} " in failure and " tls=yes " in failure
-        pam = site.server.log(r"pam_unix\(pop3d:auth\): auth.* failure.*")[0]
+        pam = site.server.log(r"pam_unix\(pop3d:auth\): auth.* failure.* user=p3dgcurl")[0]
         assert f" tty=pop3 ruser= rhost={CLIENT} " in pam
 
     with concurrent.futures.ThreadPoolExecutor() as threads:
         list(threads.map(refused, sites.values()))
+
+
+@pytest.mark.parametrize("wrapper", [
+    wrapper for wrapper, (port, _) in WRAPPERS.items() if port == 995])
+def test_a_client_with_a_link_local_address(sites, wrapper):
+    """stunnel says fe80::7%eth0; logs and PAM have it without the zone."""
+    site = sites["systemd", wrapper]
+    for host, number in (site.server, 1), (site.client, 7):
+        host.run("ip", "addr", "replace", f"fe80::{number}/64", "dev", "eth0", "nodad")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with site.client.network():
+        zone = socket.if_nametoindex("eth0")
+        sock = socket.socket(socket.AF_INET6)
+    with sock:
+        sock.settimeout(PATIENCE)
+        sock.bind(("fe80::7", 0, 0, zone))
+        sock.connect(("fe80::1", site.port, 0, zone))
+        with context.wrap_socket(sock) as tls:
+            tls.sendall(b"USER p3dgnobody\r\nPASS wrong\r\nQUIT\r\n")
+            while tls.recv(512):
+                pass
+    assert " ip=fe80::7 " in site.server.log("login failed: user=<p3dgnobody> .*")[0]
+    site.server.log(r"pam_unix\(pop3d:auth\): auth.* rhost=fe80::7\s*$")
 
 
 @pytest.mark.parametrize("server", SERVERS)
