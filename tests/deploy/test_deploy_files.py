@@ -193,6 +193,12 @@ def test_systemd_analyze_verify_is_silent(unit):
     assert output("systemd-analyze", "verify", "--man=no", unit) == (0, "")
 
 
+@pytest.mark.parametrize("name", sorted(set(SERVICES.values())))
+def test_a_session_has_room_for_the_largest_mailbox_and_no_more(name):
+    """32 octets for each of 4 million messages, four times over."""
+    assert "MemoryMax=512M" in (ETC / name).read_text().splitlines()
+
+
 @needs("systemd-analyze")
 @pytest.mark.parametrize("name", ["pop3d.socket", "pop3s.socket"])
 def test_systemd_analyze_verify_is_silent_on_sockets(name, tmp_path):

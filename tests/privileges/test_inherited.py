@@ -6,11 +6,12 @@ import re
 import resource
 import shutil
 import signal
+import stat
 import tempfile
 
 import pytest
 
-from harness import POP3D, STUB, Session, mail, needs_root, talk, wait_for
+from harness import POP3D, STUB, Session, mail, needs, needs_root, talk, wait_for
 from host import Host
 
 
@@ -56,6 +57,22 @@ def test_a_soft_limit_of_the_parent_is_none_of_ours(drop):
         assert session.cmd("DELE 1").startswith(b"+OK")
         assert session.cmd("QUIT").startswith(b"+OK")
     assert drop.content == mail(2) + mail(3)
+
+
+@needs("strace")
+@pytest.mark.parametrize("mask", [0, 0o777], ids=oct)
+def test_the_umask_of_the_parent_is_none_of_ours(drop, mask):
+    """A session that is killed in UPDATE leaves both files: the side file is
+    its user's alone, a dotlock has the mode by which pop3d knows its own."""
+    with Session.run("strace", "-o", "/dev/null", "-e", "trace=ftruncate",
+                     "-e", "inject=ftruncate:signal=KILL", STUB, "-p", "-m",
+                     drop.path, preexec_fn=lambda: os.umask(mask)) as session:
+        session.login()
+        session.cmd("DELE 1")
+        session.send(b"QUIT\r\n")
+        assert session.rest() == b""
+    assert [stat.S_IMODE(file.stat().st_mode)
+            for file in (drop.side, drop.dotlock)] == [0o600, 0o604]
 
 
 def descriptors(process):
