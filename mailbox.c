@@ -916,7 +916,7 @@ struct scan {
 	bool		 received; /* there was a Received line */
 	bool		 found;	/* a line makes the unique-id */
 	MD5_CTX		 md5;
-	char		 body[BODY_IN_ID];	/* its beginning, if none does */
+	char		 body[BODY_IN_ID]; /* if none does: its beginning */
 	char		 uidl[UNIQUE_ID_MAX + 1]; /* of an X-UIDL line, or "" */
 	off_t		 octets;
 };
@@ -988,7 +988,7 @@ read_mailbox(const struct maildrop *drop, char *buf, size_t size, off_t at)
 	ssize_t n;
 
 	for (done = 0; done < size; done += (size_t)n, at += n) {
-		while (at >= part->end)
+		while (part < parts + 2 && at >= part->end)
 			part++;
 		n = read_at(part->fd, buf + done,
 		    (size_t)MIN((off_t)(size - done), part->end - at),

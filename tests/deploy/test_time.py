@@ -73,16 +73,17 @@ def test_every_refusal_costs_hashes_alike(host):
     counted = host.path("/etc/hashes")
     library = host.path("/usr/local/sbin/count_hashes.so")
     library.write_bytes((BUILD / library.name).read_bytes())
-    before = ("env", "LD_PRELOAD=/usr/local/sbin/count_hashes.so",
-              "HASHES=/etc/hashes")
+    preload = host.path("/etc/ld.so.preload")
+    preload.write_text("/usr/local/sbin/count_hashes.so\n")
     hashes = {}
     for kind, name in KINDS.items():
         counted.write_bytes(b"")
-        with host.pop3d("-p", before=before) as pop:
+        with host.pop3d("-p") as pop:
             pop.line()
             pop.cmd(f"USER {name}")
             pop.cmd("PASS wrong")
         hashes[kind] = len(counted.read_bytes())
+    preload.unlink()
     assert min(hashes.values()) == max(hashes.values()) > 0, hashes
 
 
@@ -97,7 +98,7 @@ def test_many_at_a_time(served):
 
 
 def test_a_hash_that_takes_longer(served):
-    """Than the two seconds, as the administrator has chosen."""
-    abuse.set_hash(served, "p3dgknown", SECONDS)
-    times = refusals(served, list(KINDS), len(KINDS))
-    assert min(min(times[kind]) for kind in KINDS) > 1, times
+    """Two of them take longer than the two seconds, as the administrator has chosen."""
+    abuse.set_hash(served, "p3dgknown", SECONDS * 3 / 4)
+    times = refusals(served, ["wrong password", "unknown user", "root"], 1)
+    assert min(n for kind in times.values() for n in kind) > 1, times

@@ -15,9 +15,10 @@
  */
 
 /*
- * For LD_PRELOAD: yescrypt, the hash of Debian's passwords, maps 16 MiB for
- * each one that it makes, and nothing else does so before the login.  Each adds
- * an octet to the file $HASHES.
+ * For /etc/ld.so.preload, as PAM may leave it to unix_chkpwd(8), which has an
+ * environment of its own: yescrypt, the hash of Debian's passwords, maps 16 MiB
+ * for each one that it makes, and nothing else does so before the login.  Each
+ * adds an octet to the file /etc/hashes.
  */
 
 #undef _FILE_OFFSET_BITS		/* it makes mmap() another's name */
@@ -40,7 +41,7 @@ mmap(void *where, size_t size, int protection, int flags, int fd, off_t offset)
 	if (real == NULL)
 		*(void **)&real = dlsym(RTLD_NEXT, "mmap");
 	if (size >= OF_A_HASH) {
-		file = open(getenv("HASHES"), O_WRONLY | O_APPEND);
+		file = open("/etc/hashes", O_WRONLY | O_APPEND);
 		if (file == -1 || write(file, "x", 1) != 1)
 			abort();
 		close(file);
