@@ -2216,6 +2216,13 @@ move_saved(struct update *u)
 	return put_record(u, HOLE, rec->w + rec->n, rec->next);
 }
 
+static int
+sync_side(struct maildrop *drop)
+{
+	return fsync(drop->side) == -1 ?
+	    failed(drop, "cannot sync the side file") : 0;
+}
+
 /* Move what the hole or the data area can take. */
 static int
 step(struct update *u)
@@ -2234,8 +2241,7 @@ step(struct update *u)
 		return put_record(u, HOLE, rec.w + n, next);
 	}
 	if (copy(u, drop->fd, &next, n, drop->side, SIDE_DATA) == -1 ||
-	    (fsync(drop->side) == -1 &&
-	    failed(drop, "cannot sync the side file") == -1)) {
+	    sync_side(drop) == -1) {
 		if ((errno != ENOSPC && errno != EDQUOT) ||
 		    (before.left - 1) / STEPS_MAX >= hole)
 			return -1;
