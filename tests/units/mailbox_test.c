@@ -1608,7 +1608,7 @@ a_mailbox_that_is_cut_in_update_is_left_alone(void **state)
 	put_text(SMALL TWO);
 	open_drop();
 	drop.messages[0].flags |= MSG_DELETED;
-	failing.calls = 5;	/* when the record of what is saved is written */
+	failing.calls = 5;	/* when the record of saved bytes is written */
 	failing.what = CUTS;
 	assert_int_equal(maildrop_update(&drop), -1);
 	failing.what = NOTHING;
