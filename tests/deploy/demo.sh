@@ -72,7 +72,8 @@ start()
 	: >"$dir/log"	# it is looked for before the server has made it
 	# A build for AddressSanitizer goes with pam_wrapper on these terms.
 	setsid systemd-socket-activate --inetd -a -l "127.0.0.1:$1" \
-	    ${ASAN_OPTIONS:+-E ASAN_OPTIONS -E UID_WRAPPER_DISABLE_DEEPBIND=1} \
+	    ${ASAN_OPTIONS:+-E ASAN_OPTIONS -E UID_WRAPPER_DISABLE_DEEPBIND=1 \
+	    -E PAM_WRAPPER_DISABLE_DEEPBIND=1} \
 	    -E LD_PRELOAD="$wrap" -E PAM_WRAPPER=1 \
 	    -E PAM_WRAPPER_SERVICE_DIR="$dir/pam.d" \
 	    -E NSS_WRAPPER_PASSWD="$dir/passwd" \
