@@ -837,8 +837,6 @@ enum kind {		/* of a header line */
 	ABOVE		/* each above the first Received */
 };
 
-#define LETTER(c)	(1U << ((c) & 0x1f))
-
 static bool
 has_name(const char *p, size_t n, const char *name)
 {
@@ -862,12 +860,8 @@ kind_of(const char *p, size_t n)
 	    { "Status:", PRIVATE }, { "X-Status:", PRIVATE },
 	    { "X-Keywords:", PRIVATE }, { "X-UID:", PRIVATE },
 	    { "X-IMAP:", PRIVATE }, { "X-IMAPbase:", PRIVATE } };
-	const uint32_t first = LETTER('c') | LETTER('d') | LETTER('l') |
-	    LETTER('m') | LETTER('r') | LETTER('s') | LETTER('x');
 	size_t i;
 
-	if ((LETTER(*p) & first) == 0)	/* most are not, and quickly so */
-		return ORDINARY;
 	/* popa3d knows the X of X-Delivery-ID as a capital only. */
 	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		if (has_name(p, n, kinds[i].name))
@@ -2547,9 +2541,10 @@ block_signals(sigset_t *before)
 static int
 open_directory(struct maildrop *drop, const char *path)
 {
-	static const char *const around[NAMES][2] = { { "", "" },
-	    { "", ".lock" }, { ".", ".pop3d" }, { ".", ".pop3d.saved" },
-	    { ".", ".pop3d.stale" } };
+	static const char *const around[NAMES][2] = { [MAILBOX] = { "", "" },
+	    [LOCK] = { "", ".lock" }, [SIDE] = { ".", ".pop3d" },
+	    [SAVED] = { ".", ".pop3d.saved" },
+	    [STALE] = { ".", ".pop3d.stale" } };
 	char parent[PATH_MAX];
 	const char *slash = strrchr(path, '/');
 	size_t n = slash == NULL ? 0 : (size_t)(slash - path);

@@ -1085,7 +1085,7 @@ a_dotlock_that_cannot_be_kept_is_none(void **state)
  * another message meanwhile, all are looked at again.
  */
 static int
-read_everything(char ids[3][UNIQUE_ID_SIZE], bool touch)
+read_everything(char ids[3][UNIQUE_ID_SIZE], bool delivery)
 {
 	char id[UNIQUE_ID_SIZE];
 	const char *piece;
@@ -1096,7 +1096,7 @@ read_everything(char ids[3][UNIQUE_ID_SIZE], bool touch)
 	if (login() == -1)
 		return -1;
 	assert_int_equal(drop.count, 3);
-	if (touch)
+	if (delivery)
 		append("\n" TWO);
 	if (maildrop_ids(&drop) == -1)
 		return -1;
@@ -1122,20 +1122,20 @@ read_everything(char ids[3][UNIQUE_ID_SIZE], bool touch)
 
 /* Let one call after the other fail: how many there are that end a session. */
 static int
-fail_everywhere(enum kind what, int error, bool touch)
+fail_everywhere(enum kind what, int error, bool delivery)
 {
 	char ids[3][UNIQUE_ID_SIZE] = { "" };
 	int call, n, failures = 0;
 
 	put_mailbox();
-	assert_int_equal(read_everything(ids, touch), 0);
+	assert_int_equal(read_everything(ids, delivery), 0);
 	close_drop();
 	for (call = 1;; call++) {
-		if (touch)
+		if (delivery)
 			put_mailbox();
 		failing.calls = call;
 		failing.what = what;
-		n = read_everything(ids, touch);
+		n = read_everything(ids, delivery);
 		failing.what = NOTHING;
 		if (n == -1) {
 			assert_int_equal(errno, error);
@@ -1412,11 +1412,13 @@ without_a_side_file_all_can_be_deleted_and_no_less(void **state)
 	expect_mailbox("");
 }
 
-/* As if the mailbox were on a file system that is read-only by now. */
+/* As if one of two files were on a file system that is read-only by now. */
+enum { SIDE_FILE = 1, MAILBOX };
+
 static void
-open_drop_to_read(void)
+open_drop_to_read(int file)
 {
-	failing.calls = 2;
+	failing.calls = file;
 	failing.error = EROFS;
 	failing.what = OPENS;
 	open_drop();
@@ -1432,12 +1434,7 @@ a_side_file_that_can_only_be_read_is_no_session_lock(void **state)
 	put_text(HEAD "\n1\n\n" TWO);
 	open_drop();
 	close_drop();
-	failing.calls = 1;
-	failing.error = EROFS;
-	failing.what = OPENS;
-	open_drop();
-	failing.what = NOTHING;
-	assert_false(drop.writable);
+	open_drop_to_read(SIDE_FILE);
 	assert_int_equal(drop.count, 2);
 	close_drop();
 }
@@ -1554,7 +1551,7 @@ cut_short_anywhere(const char *const *messages, size_t count,
 			recover_badly(READS, messages, count, deleted);
 			recover_badly(SYNCS, messages, count, deleted);
 		}
-		open_drop_to_read();
+		open_drop_to_read(MAILBOX);
 		expect_messages(messages, count, deleted);
 		close_drop();
 		open_drop();

@@ -80,7 +80,7 @@ def auth_tests(accounts):
     env = {**accounts, "LD_PRELOAD": str(library), "PAM_WRAPPER": "1",
            "AUTH_TEST_MODULES": str(library.parent / "pam_wrapper"),
            "AUTH_TEST_BUILD": str(BUILD),
-           # Else AddressSanitizer refuses to go with pam_wrapper, 1.1.4 or later.
+           # Else AddressSanitizer refuses to go with pam_wrapper; the name is each release's own.
            "UID_WRAPPER_DISABLE_DEEPBIND": "1",
            "PAM_WRAPPER_DISABLE_DEEPBIND": "1",
            "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"}
