@@ -392,7 +392,7 @@ def run_all(args):
     """Every processor has a part, in a copy of this tree; then show."""
     top = pathlib.Path(__file__).resolve().parent.parent.parent
     parts = os.cpu_count()
-    with tempfile.TemporaryDirectory(prefix="pop3d-mutate-", dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(prefix="pop3d-mutate-") as folder:
         running = []
         for part in range(parts):
             tree = pathlib.Path(folder, str(part))
