@@ -14,25 +14,28 @@
  * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
  */
 
-
 /*
- * Preloaded: every file is on NFS, as far as fstatfs(2) tells.
+ * Preloaded: every file is on a file system of the type in FS_TYPE, NFS if
+ * there is none, as far as fstatfs(2) tells.
  */
 
 #include <sys/vfs.h>
 
 #include <dlfcn.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 int
 fstatfs64(int fd, struct statfs64 *fs)
 {
 	int (*real)(int, struct statfs64 *);
+	const char *type = getenv("FS_TYPE");
 	int n;
 
 	*(void **)&real = dlsym(RTLD_NEXT, "fstatfs64");
 	n = real == NULL ? -1 : real(fd, fs);
 	if (n == 0)
-		fs->f_type = 0x6969;
+		fs->f_type = (__typeof__(fs->f_type))strtoul(
+		    type == NULL ? "0x6969" : type, NULL, 0);
 	return n;
 }

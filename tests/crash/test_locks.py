@@ -169,11 +169,19 @@ def test_the_session_lock_is_tried_for_some_times_a_second(drop, tmp_path):
     assert 100_000_000 <= min(pauses) and max(pauses) < 300_000_000
 
 
-def test_on_nfs_there_is_no_flock(drop):
+@pytest.mark.parametrize("number, name", [("0x6969", "NFS"), ("0xff534d42", "CIFS"), ("0xfe534d42", "SMB2")])
+def test_on_a_server_of_files_there_is_no_flock(drop, number, name):
     """It is the same lock as fcntl's there: a session would refuse itself."""
     with held(drop, "flock"), drop.session(
-            env={"LD_PRELOAD": str(BUILD / "on_nfs.so")}) as session:
+            env={"LD_PRELOAD": str(BUILD / "on_nfs.so"), "FS_TYPE": number}) as session:
         assert session.login().startswith(b"+OK")
         session.cmd("DELE 1")
         assert session.cmd("QUIT").startswith(b"+OK")
     assert drop.content == mail(2) + mail(3)
+
+
+def test_on_a_disk_flock_is_taken(drop):
+    with held(drop, "flock"), drop.session(
+            env={"LD_PRELOAD": str(BUILD / "on_nfs.so"), "FS_TYPE": "0xef53"}) as session:
+        assert session.login().startswith(b"-ERR [IN-USE]")
+
