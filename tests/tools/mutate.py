@@ -375,7 +375,7 @@ def run(tree, args):
                   m.get("by", ""), flush=True)
 
 
-# A tree, an /etc and a /var/mail of its own for a part: killed tests leave accounts and mounts behind.
+# A tree, an /etc, a /var/mail and a /tmp of its own for a part: killed tests leave accounts, mounts and files behind.
 APART = """
 mkdir "$1/etc" "$1/mail"
 cp -a /etc/. "$1/etc" 2>/dev/null
@@ -383,6 +383,7 @@ chgrp mail "$1/mail"
 chmod 2775 "$1/mail"
 mount --bind "$1/etc" /etc
 mount --bind "$1/mail" /var/mail
+mount -t tmpfs -o mode=1777 none /tmp
 shift
 exec "$@"
 """
@@ -392,7 +393,7 @@ def run_all(args):
     """Every processor has a part, in a copy of this tree; then show."""
     top = pathlib.Path(__file__).resolve().parent.parent.parent
     parts = os.cpu_count()
-    with tempfile.TemporaryDirectory(prefix="pop3d-mutate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pop3d-mutate-", dir="/var/tmp") as folder:
         running = []
         for part in range(parts):
             tree = pathlib.Path(folder, str(part))
