@@ -185,3 +185,16 @@ def test_on_a_disk_flock_is_taken(drop):
             env={"LD_PRELOAD": str(BUILD / "on_nfs.so"), "FS_TYPE": "0xef53"}) as session:
         assert session.login().startswith(b"-ERR [IN-USE]")
 
+
+
+@needs("strace")
+def test_where_there_is_nobody_to_lock_the_session_is_refused(drop):
+    before = drop.state()
+    drop.side.touch(0o600)       # strace knows files that are there by their path
+    with Session.run("strace", "-qq", "-o", "/dev/null", "-P", drop.side, "-e", "trace=fcntl", "-e", "inject=fcntl:error=ENOLCK",
+                     STUB, "-p", "-d", "-m", drop.path) as session:
+        assert session.login().startswith(b"-ERR [SYS/TEMP]")
+        assert session.rest() == b""
+        assert "cannot lock the side file: No locks available" in session.log()
+    drop.side.unlink()
+    assert drop.state() == before
