@@ -89,3 +89,12 @@ def test_numbers_that_cannot_be_are_not_followed(drop, numbers):
     put(drop, content, **numbers)
     assert FOUND_CHANGED in log_of_a_session(drop)
     assert drop.content == content
+
+
+@pytest.mark.parametrize("state", [HOLE, CUT])
+@pytest.mark.parametrize("octets, mark", [(33, 11), (35, 11), (36, 12), (47, 15), (48, 16), (49, 16)])
+def test_the_marks_in_a_small_hole_leave_a_third_of_it(drop, octets, mark, state):
+    dead = MARK[:mark] + b"x" * (octets - 2 * mark) + MARK[:mark]
+    put(drop, ONE + dead, state=state, r=W + octets, size=W + octets)
+    assert "finished an UPDATE" in log_of_a_session(drop)
+    assert drop.content == ONE

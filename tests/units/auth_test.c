@@ -69,6 +69,17 @@ static char dir[] = "/tmp/auth_test.XXXXXX";
 static const char *user, *other, *modules;
 static struct passwd *pw;
 static const char *why;
+static int wiped;		/* copies of the password "secret" */
+
+void __real_freezero(void *, size_t);
+void __wrap_freezero(void *, size_t);
+
+void
+__wrap_freezero(void *p, size_t n)
+{
+	wiped += n == strlen("secret") && memcmp(p, "secret", n) == 0;
+	__real_freezero(p, n);
+}
 
 static void
 put(const char *name, const char *text)
@@ -332,15 +343,20 @@ every_answer_of_pam(void **state)
 	}
 }
 
-/* pam_ask.c says what and what it wants to hear. */
+/*
+ * pam_ask.c says what and what it wants to hear.  Asked for the password and
+ * something odd in one go, the copy made for it is wiped.
+ */
 static void
 everything_is_asked(void **state)
 {
 	(void)state;
+	wiped = 0;
 	service("auth required %s/pam_ask.so %s\n"
 	    "account required pam_permit.so\n", getenv("AUTH_TEST_BUILD"),
 	    user);
 	expect(AUTH_OK, user, "secret");
+	assert_int_equal(wiped, 1);
 }
 
 /* A visible prompt is for the user's name, never for the password. */

@@ -692,6 +692,8 @@ an_x_uidl_line_is_the_id(void **state)
 	    { "X-UIDL: two words", "" }, { "X-UIDL: \303\244", "" },
 	    { "X-UIDL: like-2", "" }, { "X-UIDL: like-a2", "like-a2" },
 	    { "X-UIDL: 0123456789abcdef", "0123456789abcdef" },
+	    { "X-UIDL: 0123456789abcdef.", "0123456789abcdef." },
+	    { "X-UIDL: 0123456789abcde", "0123456789abcde" },
 	    { "X-UIDL: 0123456789ABCDEF", "0123456789ABCDEF" } };
 	char id[UNIQUE_ID_SIZE], text[256];
 	size_t i, n = sizeof(uidls) / sizeof(uidls[0]);
