@@ -43,8 +43,12 @@ def order_reversed(drop):
     rewrite(drop, mail(3) + mail(2) + mail(1))
 
 
+def no_mailbox_any_more(drop):
+    rewrite(drop, b"\0" * len(THREE))
+
+
 ALL = [marked_read, same_size, cut_short, emptied, first_removed,
-       order_reversed]
+       order_reversed, no_mailbox_any_more]
 
 
 @pytest.fixture
