@@ -596,10 +596,23 @@ def update(bench):
         os.sync()
         return {'quit': seconds}
 
+    def syncing():
+        """One of the records that UPDATE writes."""
+        with open(bench.stage.path('record'), 'wb') as f:
+            f.write(bytes(8192))
+            f.flush()
+            os.fsync(f.fileno())
+            f.seek(0)
+            start = time.monotonic()
+            f.write(bytes(512))
+            f.flush()
+            os.fsync(f.fileno())
+            return {'quit': time.monotonic() - start}
+
     for pattern, gone, bars in (
             ('every second', range(1, n, 2), [(1.5, 'x cp + fsync')]),
             ('the first', [0], [(2.5, 'x cp + fsync')]),
-            ('the last', [n - 1], [(3, 'ms')]),
+            ('the last', [n - 1], [(5, 'ms beside 4 fsyncs')]),
             ('all', range(n), [])):
         gone = set(gone)
         left = bench.digest(box, [i for i in range(n) if i not in gone])
@@ -629,15 +642,18 @@ def update(bench):
                 bench.restore(account)
             os.sync()
             time.sleep(SETTLED)
-        jobs = {'cp': copying, **{s.name: job(s) for s in able}}
+        jobs = {'cp': copying, 'fsync': syncing}
+        jobs.update((s.name, job(s)) for s in able)
         done = bench.interleave(jobs, prepare=anew)
-        wall = {s: r['quit'] * 1000 for s, r in done.items() if s != 'cp'}
-        cp = done['cp']['quit'] * 1000
+        wall = {s: r['quit'] * 1000 for s, r in done.items()}
+        cp, fsync = wall.pop('cp'), wall.pop('fsync')
         bench.table.row(
             f'QUIT, {human(size)}, {pattern} of {n} deleted, ms', wall,
             ('cp + fsync', cp),
-            [b for most, of in bars
-             for b in bar(wall, most, of, cp if of[0] == 'x' else 1)])
+            [b for most, of in bars for b in (
+                bar(wall, most, of, cp) if of[0] == 'x' else
+                bar({'pop3d': wall['pop3d'] - 4 * fsync}, most, of))])
+        bench.table.note(f'one fsync of a record: {fsync:.2f} ms')
     for s, account in shared.items():
         s.account = account
 
