@@ -216,6 +216,14 @@ def test_a_farewell_has_an_end(drop):
         assert session.wait() == 0
 
 
+@pytest.mark.parametrize("line", [b"QU\0IT", b"x" * 20000], ids=["with NUL", "too long"])
+def test_in_a_farewell_every_line_is_answered(drop, line):
+    with drop.session(binary=PATIENT) as session:
+        answer = refusals(session, line + b"\r\nQUIT\r\n")[0]
+        assert session.rest() == answer + b"\r\n+OK bye\r\n"
+        assert session.wait() == 0
+
+
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_ends_a_farewell(drop, number):
     """The log has had its line."""
@@ -309,6 +317,22 @@ def test_a_second_session_is_refused_when_it_has_waited(drop):
         first.wait()
         with drop.session() as third:
             assert third.login().startswith(b"+OK")
+
+
+def test_a_side_file_that_was_replaced_is_no_session_lock(drop):
+    """Who waited for the first to end has locked what nobody looks for."""
+    with drop.session() as first, drop.session(binary=WAITS) as second:
+        assert first.login().startswith(b"+OK 3 ")
+        second.line()
+        second.cmd("USER alice")
+        second.send(b"PASS secret\r\n")
+        wait_for(lambda: sleeps(second.process))
+        drop.side.unlink()
+        with drop.session() as third:
+            assert third.login().startswith(b"+OK 3 ")
+            first.cmd("QUIT")
+            assert second.line().startswith(b"-ERR [IN-USE] ")
+            assert "the side file was replaced" in second.log()
 
 
 def test_a_killed_session_leaves_no_lock(drop):
