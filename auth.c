@@ -171,9 +171,10 @@ ask_pam(struct credentials *cred, const char *peer, const char **why)
 	int error;
 
 	*why = "pam";
-	if (pam_start("pop3d", cred->user, &conv, &pam) != PAM_SUCCESS)
-		return AUTH_TROUBLE;
-	if ((error = set_items(pam, peer)) == PAM_SUCCESS)
+	error = pam_start("pop3d", cred->user, &conv, &pam);
+	if (error == PAM_SUCCESS)
+		error = set_items(pam, peer);
+	if (error == PAM_SUCCESS)
 		error = pam_authenticate(pam,
 		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
 	result = verdict(error);
