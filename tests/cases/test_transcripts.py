@@ -32,7 +32,7 @@ def test(path, mode, tmp_path):
                 mode(session, steps(name, text), expect)
                 assert session.wait() == 0
                 assert not re.search("reason=(timeout|autologout)",
-                                     session.log())
+                                     session.log()), "nobody ended it: QUIT?"
         else:
             assert name == b"options", f"no such section: {name}"
     assert (drop.state() if drop.path.exists() else None) == before

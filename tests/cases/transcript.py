@@ -150,7 +150,8 @@ def line_by_line(session, script, expect):
             session.end()
         else:
             session.send(step[1])
-    assert session.rest() == b""
+    rest = session.rest()
+    assert not rest, f"there is no S: line for {rest!r}"
 
 
 MODES = [one_segment, octet_by_octet, line_by_line]

@@ -149,6 +149,19 @@ def test_a_session_is_no_prey_of_its_users_other_processes(
             own.stdin.close()
 
 
+@needs("strace")
+@pytest.mark.skipif(ABI < 1, reason="needs Landlock in the kernel")
+def test_it_is_confined_before_anything_in_the_files_is_looked_at(
+        host, password, mailbox):
+    """Recovery, which follows the session lock, included."""
+    trace = ("strace", "-o", "/home/trace",
+             "-e", "trace=landlock_restrict_self,fcntl")
+    with host.pop3d("-p", before=trace) as pop:
+        assert pop.login("p3dgself", password).startswith(b"+OK 3 ")
+    calls = host.path("/home/trace").read_text()
+    assert calls.rindex("landlock_restrict_self(") < calls.index("F_SETLK,")
+
+
 @pytest.mark.parametrize("landlock", BOTH)
 def test_a_session_deletes_and_says_once_what_is_missing(
         host, password, mailbox, landlock):

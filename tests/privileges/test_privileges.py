@@ -22,6 +22,20 @@ def host():
         yield host
 
 
+def test_a_name_with_a_slash_leads_to_no_other_folder(host):
+    """Even if PAM and the system know somebody of such a name."""
+    password = host.account("p3dgslash")
+    for name in "passwd", "shadow":
+        path = host.path(f"/etc/{name}")
+        path.write_text(path.read_text().replace("p3dgslash:",
+                                                 "p3dg/slash:", 1))
+    host.run("sh", "-ec", "mkdir -m 1777 /var/mail/p3dg")
+    host.lines.clear()
+    with session(host, "p3dg/slash", password) as (_, answer):
+        assert answer.startswith("-ERR [AUTH]")
+    host.log("login failed: user=<p3dg/slash> .*reason=no-account")
+
+
 @pytest.fixture
 def spool(host):
     """Give /var/mail another mode and group."""
