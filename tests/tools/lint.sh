@@ -36,9 +36,10 @@ only()
 		found="$found$(grep -nHE "$pattern" "$file")"
 	done
 	if [ -z "$found" ]; then
-		echo "clean: $what only in $*"
+		echo "clean: $what only in ${*:-none}"
 	else
-		printf 'FOUND: %s belongs in %s\n%s\n' "$what" "$*" "$found"
+		printf 'FOUND: %s belongs in %s\n%s\n' "$what" "${*:-none}" \
+		    "$found"
 		failed=1
 	fi
 }
@@ -107,6 +108,12 @@ check "shell scripts" shellcheck $(find . -name '*.sh' ! -path './.git/*') \
 check "80 columns" wide
 
 only "+OK and -ERR" '"[+]OK|"-ERR' pop3d.c
+only "opening" \
+    '\<(f?open|creat|openat2?|f?truncate|remove|lockf|f?ch(mod|own)(at)?) ?\([^"]' \
+    mailbox.c
+only "hard links" '\<linkat? ?\('
+only "forks and threads" \
+    '\<(v?fork|clone|pthread_create|posix_spawnp?|system|popen|exec[lv][ep]*) ?\('
 only "standard output" \
     '\<(printf|puts|putchar|fputs|fwrite) ?\(|STDOUT_FILENO' pop3d.c
 only "PAM" '\<pam_[a-z_]+ ?\(|security/pam' auth.c
