@@ -66,7 +66,7 @@ dist:
 	v=`$(VERSION)`; \
 	    git archive --prefix=pop3d-$$v/ -o pop3d-$$v.tar.gz HEAD
 
-# A Debian package, in build-deb/; its date is that of the version.
+# A Debian package, in build-deb/; its date is that of pop3d.h.
 deb:
 	rm -rf build-deb
 	mkdir -p build-deb/pop3d
@@ -88,6 +88,6 @@ clean:
 	rm -rf build-deb
 	cd tests && $(MAKE) clean
 
-.PHONY: all demo check model mutate crash sweep abuse soak bench fuzz coverage \
-	valgrind portability lint install uninstall dist deb debcheck \
+.PHONY: all demo check model mutate crash sweep storm abuse soak powercut nfs \
+	bench fuzz coverage valgrind portability lint install uninstall dist deb debcheck \
 	distcheck clean
