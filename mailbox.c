@@ -631,14 +631,16 @@ lock(struct maildrop *drop, bool exclusive)
  * A date is a row of words, each of them of a kind:
  *
  *	W weekday  M month  D day  T hh:mm:ss  t hh:mm  Y year  P AM or PM
- *	w weekday and comma  Z zone  U zone in capitals  B zone in brackets
+ *	w weekday and comma  Z zone  U zone in capitals
+ *	B zone in brackets, or of hours alone
  *
  * T stands here for t as well, Z for U.  "remote from HOST" may follow.
  */
 static const char *const forms[] = { "WMDTY", "WMDTZY", "WMDTYZ",
     /* Those above can be complete. */
     "WMDTUUY", "WMDTYUU", "WMDTYB", "WMDTYZB", "WMDYT", "WMDYTZ", "WDMYT",
-    "WDMYTZ", "WDMYTP", "WDMYTPZ", "wDMYT", "wDMYTZ", "wDMYTZB", NULL };
+    "WDMYTZ", "WDMYTP", "WDMYTPZ", "WDMTY", "WDMTZY", "WMDTPY", "WMDTPZY",
+    "WMDTBY", "WMDTPBY", "wDMYT", "wDMYTZ", "wDMYTZB", NULL };
 enum { COMPLETE_FORMS = 3, WORDS_MAX = 12 };
 enum { NO_DATE, DATE, COMPLETE_DATE };
 
@@ -709,7 +711,8 @@ word_kind(const char *w, size_t n)
 		char		 kind;
 	} kinds[] = { { "0", 'D' }, { "00", 'D' }, { "00:00:00", 'T' },
 	    { "00:00", 't' }, { "0000", 'Y' }, { "AM", 'P' }, { "PM", 'P' },
-	    { "remote", 'r' }, { "from", 'f' } };
+	    { "+00", 'B' }, { "-00", 'B' }, { "remote", 'r' },
+	    { "from", 'f' } };
 	size_t i;
 
 	if (named(w, n, DAYS))

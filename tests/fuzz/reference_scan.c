@@ -50,7 +50,7 @@ static const char *const private_names[] = {
 #define LETTERS	"[A-Za-z]{1,5}"
 #define ZONE	S "([-+][0-9]{4}|" LETTERS ")"
 #define CAPITAL	S "[A-Z]{1,5}"
-#define BRACKET	S "[(]([-+][0-9]{4}|" LETTERS ")[)]"
+#define BRACKET	S "([(]([-+][0-9]{4}|" LETTERS ")[)]|[-+][0-9]{2})"
 #define HALF	S "(AM|PM)"
 
 #define UNIX	WDAY MONTH DAY
@@ -63,24 +63,30 @@ static const char *const private_names[] = {
 static const struct {
 	const char	*date;
 	int		 seconds;
-	bool		 half;
+	int		 half;	/* which word it is */
 } dates[] = {
-	{ UNIX TIME YEAR, 3, false },
-	{ UNIX TIME ZONE YEAR, 3, false },
-	{ UNIX TIME YEAR ZONE, 3, false },
-	{ UNIX TIME CAPITAL CAPITAL YEAR, 0, false },
-	{ UNIX TIME YEAR CAPITAL CAPITAL, 0, false },
-	{ UNIX TIME YEAR BRACKET, 0, false },
-	{ UNIX TIME YEAR ZONE BRACKET, 0, false },
-	{ UNIX YEAR TIME, 0, false },
-	{ UNIX YEAR TIME ZONE, 0, false },
-	{ WDAY DAY MONTH YEAR TIME, 0, false },
-	{ WDAY DAY MONTH YEAR TIME ZONE, 0, false },
-	{ WDAY DAY MONTH YEAR TIME HALF, 0, true },
-	{ WDAY DAY MONTH YEAR TIME HALF ZONE, 0, true },
-	{ RFC822, 0, false },
-	{ RFC822 ZONE, 0, false },
-	{ RFC822 ZONE BRACKET, 0, false },
+	{ UNIX TIME YEAR, 3, 0 },
+	{ UNIX TIME ZONE YEAR, 3, 0 },
+	{ UNIX TIME YEAR ZONE, 3, 0 },
+	{ UNIX TIME CAPITAL CAPITAL YEAR, 0, 0 },
+	{ UNIX TIME YEAR CAPITAL CAPITAL, 0, 0 },
+	{ UNIX TIME YEAR BRACKET, 0, 0 },
+	{ UNIX TIME YEAR ZONE BRACKET, 0, 0 },
+	{ UNIX YEAR TIME, 0, 0 },
+	{ UNIX YEAR TIME ZONE, 0, 0 },
+	{ WDAY DAY MONTH YEAR TIME, 0, 0 },
+	{ WDAY DAY MONTH YEAR TIME ZONE, 0, 0 },
+	{ WDAY DAY MONTH YEAR TIME HALF, 0, 6 },
+	{ WDAY DAY MONTH YEAR TIME HALF ZONE, 0, 6 },
+	{ WDAY DAY MONTH TIME YEAR, 0, 0 },
+	{ WDAY DAY MONTH TIME ZONE YEAR, 0, 0 },
+	{ UNIX TIME HALF YEAR, 0, 5 },
+	{ UNIX TIME HALF ZONE YEAR, 0, 5 },
+	{ UNIX TIME BRACKET YEAR, 0, 0 },
+	{ UNIX TIME HALF BRACKET YEAR, 0, 5 },
+	{ RFC822, 0, 0 },
+	{ RFC822 ZONE, 0, 0 },
+	{ RFC822 ZONE BRACKET, 0, 0 },
 };
 #define DATES	(sizeof(dates) / sizeof(dates[0]))
 
@@ -111,10 +117,10 @@ is_space(char c)
 
 /*
  * Days and months stand in the first four words of a date, its half of the day
- * is the sixth of two forms: no other word is one of these.
+ * is the word of number half: no other word is one of these.
  */
 static bool
-has_good_zones(const char *p, const char *end, bool half)
+has_good_zones(const char *p, const char *end, int half)
 {
 	static regex_t no_zone;
 	regmatch_t m[16];
@@ -127,7 +133,7 @@ has_good_zones(const char *p, const char *end, bool half)
 			p++;
 		for (word = p; p < end && !is_space(*p); p++)
 			continue;
-		if (number > 4 && !(half && number == 6) &&
+		if (number > 4 && number != half &&
 		    matches(&no_zone, word, p, m))
 			return false;
 	}
