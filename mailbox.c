@@ -1433,8 +1433,8 @@ message_end(const struct maildrop *drop, size_t n)
 
 /*
  * What came behind the last message since: nothing, an empty line, or one and
- * another message.  Of that the first letters are enough where no lock keeps a
- * deliverer from having written no more yet.
+ * another message.  Of that part of a From_ line is enough where no lock keeps
+ * a deliverer from having written no more yet.
  */
 static bool
 is_appended(struct scan *s, off_t size, bool locked)
@@ -1449,7 +1449,9 @@ is_appended(struct scan *s, off_t size, bool locked)
 	consume(s, empty);
 	n -= (ssize_t)empty;
 	return n == 0 || is_from(s->next, (size_t)n) ||
-	    (!locked && n < 5 && memcmp(s->next, "From ", (size_t)n) == 0);
+	    (!locked && n < LOOK &&
+	    memchr(s->next, '\n', (size_t)n) == NULL &&
+	    memcmp(s->next, "From ", MIN((size_t)n, 5)) == 0);
 }
 
 /*
