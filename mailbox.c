@@ -106,6 +106,13 @@ failed(struct maildrop *drop, const char *what)
 	return fail(drop, errno, "%s: %s", what, strerror(errno));
 }
 
+/* The disk, or what the user may have of it. */
+static bool
+is_full(int error)
+{
+	return error == ENOSPC || error == EDQUOT;
+}
+
 /* From now on messages can only be read, for the reason in drop->why. */
 static void
 only_read(struct maildrop *drop)
@@ -534,10 +541,11 @@ try_locks(struct maildrop *drop, bool exclusive, bool dot)
 	if (kernel_lock(drop, exclusive ? F_WRLCK : F_RDLCK) == -1)
 		return -1;
 	if (dot && dotlock(drop) == -1) {
-		/* Without a free inode nobody else can make one either. */
-		if (exclusive ? errno != ENOSPC : errno == EAGAIN)
+		/* Without a free inode nobody else can make one either;
+		 * over quota, nobody who delivers as the user. */
+		if (exclusive ? !is_full(errno) : errno == EAGAIN)
 			return -1;
-		if (errno != ENOSPC)
+		if (!is_full(errno))
 			only_read(drop);
 	}
 	drop_pages(drop);
@@ -1794,7 +1802,7 @@ open_side(struct maildrop *drop)
 	if (n == 1) {
 		only_read(drop);	/* it may be anything, and stays */
 		close_file(&drop->side);
-	} else if (drop->side == -1 && errno != ENOSPC && errno != EDQUOT) {
+	} else if (drop->side == -1 && !is_full(errno)) {
 		failed(drop, "cannot make the side file");
 		only_read(drop);
 	}
@@ -2241,7 +2249,7 @@ step(struct update *u)
 	}
 	if (copy(u, drop->fd, &next, n, drop->side, SIDE_DATA) == -1 ||
 	    sync_side(drop) == -1) {
-		if ((errno != ENOSPC && errno != EDQUOT) ||
+		if (!is_full(errno) ||
 		    (before.left - 1) / STEPS_MAX >= hole)
 			return -1;
 		*u = before;	/* there is less room than was promised */
