@@ -1828,9 +1828,9 @@ session_lock(struct maildrop *drop)
 		if (errno != EAGAIN && errno != EACCES)
 			return failed(drop, "cannot lock the side file");
 		if (seconds() - start >= SESSION_SECONDS)
-			return fail(drop, EBUSY, "session lock is held by %s",
-			    holder(drop->side, F_GETLK, F_WRLCK, who,
-			    sizeof(who)));
+			return fail(drop, EBUSY, "session lock is held by %s; "
+			    "tried for %d s", holder(drop->side, F_GETLK,
+			    F_WRLCK, who, sizeof(who)), SESSION_SECONDS);
 		progress(drop);
 		pause_at_random(100, 300);
 	}
