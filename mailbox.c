@@ -1988,6 +1988,8 @@ struct update {
 	struct record	 rec;	/* the latest that was written */
 	off_t		 size;	/* of the mailbox, which is synced to here */
 	off_t		 left;	/* live bytes from r on */
+	uint8_t		 front;	/* bytes of the empty line before the first
+				 * message, or 1 if nothing is there */
 	off_t		 room;	/* bytes of the data area */
 	size_t		 dead;	/* no deleted message before this */
 	uint64_t	 copied; /* sum of what copy() copied */
@@ -2024,7 +2026,8 @@ skip_dead(struct update *u, off_t r)
 	while (behind < drop->count && (m[behind].flags & MSG_DELETED) != 0)
 		r = message_end(drop, behind++);
 	u->dead = behind;
-	if (r < u->size && first > 0 && m[first - 1].separator == 0)
+	if (r < u->size &&
+	    (first > 0 ? m[first - 1].separator : u->front) == 0)
 		r -= m[behind - 1].separator;
 	return r;
 }
@@ -2056,6 +2059,15 @@ sync_mailbox(struct update *u)
 	u->left += now.size - u->size;
 	u->size = now.size;
 	return 0;
+}
+
+/* Since then: syncing takes its time. */
+static bool
+has_grown(const struct update *u)
+{
+	struct stamp now;
+
+	return look_at(u->drop->fd, "", &now) == 0 && now.size > u->size;
 }
 
 /*
@@ -2279,7 +2291,7 @@ close_hole(struct update *u)
 	struct maildrop *drop = u->drop;
 	size_t mark;
 
-	do {
+	for (;;) {
 		while (u->left > 0)
 			if (step(u) == -1)
 				return -1;
@@ -2288,19 +2300,44 @@ close_hole(struct update *u)
 		    write_at(drop->fd, rec->mark, mark,
 		    rec->r - (off_t)mark) == -1)
 			return failed(drop, "cannot mark the end");
-		/* What came between the marks is in no anchor yet. */
-		if (sync_mailbox(u) == -1 || (u->left > 0 &&
-		    put_record(u, HOLE, rec->w, rec->r) == -1))
+		if (sync_mailbox(u) == -1)
 			return -1;
-	} while (u->left > 0);
-	if (rec->r != u->size)
-		return fail(drop, EIO, "the mailbox does not end where it did");
-	if (put_record(u, CUT, rec->w, rec->r) == -1)
-		return -1;
+		if (u->left == 0) {
+			if (rec->r != u->size)
+				return fail(drop, EIO, "the mailbox does not "
+				    "end where it did");
+			if (put_record(u, CUT, rec->w, rec->r) == -1)
+				return -1;
+			if (!has_grown(u))
+				break;
+			if (sync_mailbox(u) == -1)
+				return -1;
+		}
+		/* What came between the marks is in no anchor yet. */
+		if (put_record(u, HOLE, rec->w, rec->r) == -1)
+			return -1;
+	}
 	if (ftruncate(drop->fd, rec->w) == -1)
 		return failed(drop, "cannot cut the mailbox");
 	u->size = rec->w;
 	return finish(u);
+}
+
+/* c-client's notes may stand in front of the first message. */
+static int
+look_in_front(struct update *u)
+{
+	off_t start = u->drop->messages[0].start;
+	char end[3];
+
+	u->front = 1;
+	if (start < (off_t)sizeof(end))
+		return 0;
+	if (read_all(u->drop->fd, end, sizeof(end),
+	    start - (off_t)sizeof(end)) == -1)
+		return failed(u->drop, "cannot read the mailbox");
+	u->front = (uint8_t)empty_line_before(end + sizeof(end));
+	return 0;
 }
 
 /* Under all locks, the deleted messages being where the scan found them. */
@@ -2311,11 +2348,11 @@ update(struct update *u)
 	off_t w, r;
 	size_t i;
 
-	if (sync_mailbox(u) == -1)
+	if (sync_mailbox(u) == -1 || look_in_front(u) == -1)
 		return -1;
 	w = next_dead(u);
 	r = skip_dead(u, w);
-	if (w == 0 && r == u->size) {
+	if (w == 0 && r == u->size && !has_grown(u)) {
 		drop->begun = true;
 		return ftruncate(drop->fd, 0) == -1 || fsync(drop->fd) == -1 ?
 		    failed(drop, "cannot empty the mailbox") : 0;
