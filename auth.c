@@ -30,6 +30,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <grp.h>
+#include <malloc.h>
 #include <pwd.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -199,6 +200,17 @@ ask_pam(struct credentials *cred, const char *peer, const char **why)
 	return result;
 }
 
+/* If so, name becomes what the system calls it: some take any case of it. */
+static bool
+is_account(char *name)
+{
+	const struct passwd *pw = getpwnam(name);
+
+	if (pw != NULL)
+		strlcpy(name, pw->pw_name, NAME_SIZE);
+	return pw != NULL;
+}
+
 /*
  * People type their whole address, and telephones a capital.  What no account
  * has in any of these forms is asked of PAM as it was typed, like any other.
@@ -209,14 +221,14 @@ account_name(const char *typed, char *name)
 	char *p;
 
 	strlcpy(name, typed, NAME_SIZE);
-	if (getpwnam(name) != NULL)
+	if (is_account(name))
 		return;
 	name[strcspn(name, "@")] = '\0';
-	if (getpwnam(name) != NULL)
+	if (is_account(name))
 		return;
 	for (p = name; *p != '\0'; p++)
 		*p = (char)tolower((unsigned char)*p);
-	if (getpwnam(name) == NULL)
+	if (!is_account(name))
 		strlcpy(name, typed, NAME_SIZE);
 }
 
@@ -337,6 +349,10 @@ protect_memory(void)
 
 	setrlimit(RLIMIT_CORE, &none);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+#ifdef M_PERTURB
+	/* What is freed is overwritten: others' hashes, which PAM reads. */
+	mallopt(M_PERTURB, 0xff);
+#endif
 }
 
 /* Newer than the headers of Debian 12, with the ABI that brought them. */
