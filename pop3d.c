@@ -19,8 +19,8 @@
  * commands, the replies, the log.
  *
  * As root, bytes of a stranger reach only read_proxy(), read_line(), split(),
- * the handlers in authorization[] with plain() and decode(), and, as a user
- * name and a password, PAM.
+ * the handlers in authorization[] with plain() and decode(), farewell(), and,
+ * as a user name and a password, PAM.
  */
 
 #define LIBBSD_OPENBSD_VIS	/* which strnvis(), though none is used */
@@ -254,6 +254,8 @@ give_up(const char *what)
 	int error = errno;
 
 	close_maildrop();
+	if (session.state == UPDATE)
+		dispose(SIG_IGN);	/* the answer to QUIT is not withheld */
 	log_line(LOG_ERR, "maildrop failed: %s mailbox=<%s> at=%s error=%s",
 	    who(), printable(mailbox, session.mailbox), what, drop.why);
 	session.ending = "maildrop";
@@ -310,9 +312,18 @@ end_session(const char *reason)
 
 /* ---- waiting for the client ---- */
 
+static void
+end_if_signalled(void)
+{
+	sigset_t pending;
+
+	if (sigpending(&pending) == 0 && !sigisemptyset(&pending))
+		end_session("signal");
+}
+
 /*
- * Whether fd is ready before the deadline.  The one place where signals are
- * let in; but the answer to QUIT is the truth, and is not withheld.
+ * Whether fd is ready before the deadline.  Here signals are let in; but the
+ * answer to QUIT is the truth, and is not withheld.
  */
 static bool
 wait_until(long long deadline, int fd, short events)
@@ -320,7 +331,7 @@ wait_until(long long deadline, int fd, short events)
 	struct pollfd waiting = { .fd = fd, .events = events };
 	long long left = deadline - now();
 	struct timespec t = { left / SECOND, left % SECOND };
-	sigset_t mask, pending;
+	sigset_t mask;
 	int ready;
 
 	if (left <= 0)
@@ -328,10 +339,11 @@ wait_until(long long deadline, int fd, short events)
 	sigemptyset(&mask);
 	ready = ppoll(&waiting, 1, &t,
 	    session.state == UPDATE ? &ending : &mask);
-	/* A client that is always ready must not keep a signal waiting. */
-	if (session.state != UPDATE && (ready == -1 ||
-	    (sigpending(&pending) == 0 && !sigisemptyset(&pending))))
+	if (session.state != UPDATE && ready == -1)
 		end_session("signal");
+	/* A client that is always ready must not keep a signal waiting. */
+	if (session.state != UPDATE)
+		end_if_signalled();
 	return ready > 0;
 }
 
@@ -807,6 +819,14 @@ cmd_stat(char **args)
 	return NULL;
 }
 
+/* The mailbox's file system may hang.  Who was told to end says so first. */
+static void
+reading(void)
+{
+	end_if_signalled();
+	may_hang(HANG_SECONDS);
+}
+
 /* As unique_id() does. */
 static int
 scan_listing(struct maildrop *d, size_t n, char *text)
@@ -854,12 +874,26 @@ cmd_list(char **args)
 	return listing(args[0], scan_listing);
 }
 
+/* An X-UIDL line is read again. */
+static int
+uidl_listing(struct maildrop *d, size_t n, char *text)
+{
+	int result;
+
+	if ((d->messages[n].flags & MSG_UIDL) == 0)
+		return unique_id(d, n, text);
+	reading();
+	result = unique_id(d, n, text);
+	did_not_hang();
+	return result;
+}
+
 static const char *
 cmd_uidl(char **args)
 {
 	if (maildrop_ids(&drop) == -1)
 		return give_up("uidl");
-	return listing(args[0], unique_id);
+	return listing(args[0], uidl_listing);
 }
 
 static const char *
@@ -936,6 +970,29 @@ put_text(struct sending *s, const char *text, size_t size)
 	return true;
 }
 
+static ssize_t
+next_text(const char **text)
+{
+	ssize_t size;
+
+	reading();
+	size = message_read(&drop, text);
+	did_not_hang();
+	return size;
+}
+
+/* TOP may have enough before the end. */
+static int
+leave_text(void)
+{
+	int result;
+
+	reading();
+	result = message_check(&drop);
+	did_not_hang();
+	return result;
+}
+
 /*
  * If the message changes under our hands, there is no termination octet, and
  * the client knows that it has not all.
@@ -947,16 +1004,15 @@ send_message(size_t n, struct sending *s)
 	ssize_t size;
 
 	if (message_begin(&drop, n) == -1 ||
-	    (size = message_read(&drop, &text)) == -1)
+	    (size = next_text(&text)) == -1)
 		return give_up("read");
 	if (s->top)
 		put_line("+OK top follows");
 	else
 		put_line("+OK %lld octets", (long long)drop.messages[n].octets);
 	while (size > 0 && put_text(s, text, (size_t)size))
-		size = message_read(&drop, &text);
-	/* TOP may have enough before the end. */
-	if (size == -1 || (size > 0 && message_check(&drop) == -1)) {
+		size = next_text(&text);
+	if (size == -1 || (size > 0 && leave_text() == -1)) {
 		give_up("read");
 		end_session("changed");
 	}
