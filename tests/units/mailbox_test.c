@@ -21,6 +21,7 @@
  */
 
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -48,6 +49,9 @@
 #define HEAD		FROM_ "\nSubject: one\n"
 #define TWO		FROM_ "\nSubject: two\n\n2\n"
 #define NEW		FROM_ "\nSubject: new\n\nnew\n\n"
+
+#define KILLED		3		/* how a process of ours ends */
+#define NO_MAIL		4		/* too few fsyncs for it to come */
 
 #ifndef PATIENCE
 #define PATIENCE	600	/* seconds for all tests on a slow machine */
@@ -79,13 +83,18 @@ static time_t ago;
  * And what does not fail when a test wants it to: one call of a kind does, the
  * one that brings calls to 0.
  */
-enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS, MAIL, MOVES };
+enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS, MOVES,
+	MAIL_SYNCED_NOT, MAIL_SYNCED, MAIL_LOOKED, MAIL_ALWAYS };
 
 static struct {
 	enum kind	what;
 	int		calls;
 	int		error;		/* of OPENS */
 } failing;
+
+static int	mails;		/* that came in this UPDATE */
+static int	writes_to_live;	/* once mail came, if not 0; then it is killed */
+static bool	no_disk;	/* nothing is synced: it is the memory's test */
 
 static bool	on_nfs;		/* renameat2(2) knows no flag there */
 static time_t	clock_now;	/* if not 0, it stands still */
@@ -142,12 +151,29 @@ fails(enum kind what, int error)
 	return -1;
 }
 
+/* A program without locks delivers. */
+static void
+deliver(void)
+{
+	append(NEW);
+	mails++;
+}
+
+static void
+live_or_die(void)
+{
+	if (mails > 0 && writes_to_live > 0 && --writes_to_live == 0)
+		_exit(KILLED);
+}
+
 int __real_statx(int, const char *, int, unsigned int, struct statx *);
 void *__real_malloc(size_t);
 void *__real_calloc(size_t, size_t);
 void *__real_aligned_alloc(size_t, size_t);
 void *__real_reallocarray(void *, size_t, size_t);
 ssize_t __real_pread64(int, void *, size_t, off_t);
+ssize_t __real_pwrite64(int, const void *, size_t, off_t);
+int __real_ftruncate64(int, off_t);
 int __real_openat64(int, const char *, int, ...);
 int __real_renameat2(int, const char *, int, const char *, unsigned int);
 int __real_fsync(int);
@@ -160,6 +186,8 @@ void *__wrap_calloc(size_t, size_t);
 void *__wrap_aligned_alloc(size_t, size_t);
 void *__wrap_reallocarray(void *, size_t, size_t);
 ssize_t __wrap_pread64(int, void *, size_t, off_t);
+ssize_t __wrap_pwrite64(int, const void *, size_t, off_t);
+int __wrap_ftruncate64(int, off_t);
 int __wrap_openat64(int, const char *, int, ...);
 int __wrap_renameat2(int, const char *, int, const char *, unsigned int);
 int __wrap_fsync(int);
@@ -177,6 +205,8 @@ __wrap_statx(int fd, const char *name, int flags, unsigned int mask,
 		make_older(st);
 	if (n == 0 && whole_seconds)
 		st->stx_mtime.tv_nsec = st->stx_ctime.tv_nsec = 0;
+	if (fails(MAIL_LOOKED, 0))
+		deliver();
 	return n;
 }
 
@@ -211,6 +241,20 @@ __wrap_pread64(int fd, void *buf, size_t n, off_t at)
 	return fails(READS, EIO) ? -1 : __real_pread64(fd, buf, n, at);
 }
 
+ssize_t
+__wrap_pwrite64(int fd, const void *buf, size_t n, off_t at)
+{
+	live_or_die();
+	return __real_pwrite64(fd, buf, n, at);
+}
+
+int
+__wrap_ftruncate64(int fd, off_t length)
+{
+	live_or_die();
+	return __real_ftruncate64(fd, length);
+}
+
 int
 __wrap_openat64(int fd, const char *name, int flags, ...)
 {
@@ -239,14 +283,23 @@ __wrap_renameat2(int from, const char *name, int to, const char *new,
 int
 __wrap_fsync(int fd)
 {
+	int n;
+
+	live_or_die();
 	/* Another program is so bold. */
 	if (fails(CUTS, 0))
 		assert_int_equal(truncate(path, 10), 0);
-	if (fails(MAIL, 0))
-		append(NEW);
+	if (fails(MAIL_SYNCED_NOT, 0))
+		deliver();
 	clock_now += slow_sync;
 	slow_sync = 0;
-	return fails(SYNCS, EIO) ? -1 : __real_fsync(fd);
+	if (fails(SYNCS, EIO))
+		return -1;
+	n = no_disk ? 0 : __real_fsync(fd);
+	if (fails(MAIL_SYNCED, 0) ||
+	    (failing.what == MAIL_ALWAYS && failing.calls-- > 0))
+		deliver();
+	return n;
 }
 
 int
@@ -1033,7 +1086,7 @@ update_without_a_deletion_writes_nothing(void **state)
 static void
 expect_mailbox(const char *want)
 {
-	char got[KIB];
+	char got[4 * KIB];
 	int fd = open(path, O_RDONLY);
 
 	assert_int_not_equal(fd, -1);
@@ -1616,48 +1669,142 @@ a_mailbox_that_is_cut_in_update_is_left_alone(void **state)
 	assert_true(size_of(path) < (off_t)strlen(SMALL TWO));
 }
 
+static const char *const three[] = { SMALL, TWO "\n",
+    HEAD "\nlonger than the others\n\n" };
+
+/* Those of the three that are not in the mask, and so many new ones. */
+static const char *
+left_of_three(int deleted, int new)
+{
+	static char want[4 * KIB];
+	int i;
+
+	want[0] = '\0';
+	for (i = 0; i < 3; i++)
+		if ((deleted >> i & 1) == 0)
+			strcat(want, three[i]);
+	while (new-- > 0)
+		strcat(want, NEW);
+	return want;
+}
+
+/* Delete some of the three while mail comes at a call: 0, or -1. */
+static int
+update_three(int deleted, enum kind mail, int call)
+{
+	const char *all = left_of_three(0, 0);
+	int i, n;
+
+	unlink(side);
+	put_back(path, all, strlen(all));
+	open_drop();
+	for (i = 0; i < 3; i++)
+		if (deleted >> i & 1)
+			drop.messages[i].flags |= MSG_DELETED;
+	mails = 0;
+	failing.calls = call;
+	failing.what = mail;
+	n = maildrop_update(&drop);
+	failing.what = NOTHING;
+	close_drop();
+	return n;
+}
+
 /*
- * A program without locks delivers at each fsync.  All is kept but what comes
- * between the last look and the cut, which nobody can see.
+ * A program without locks delivers a message in the course of an UPDATE, in
+ * front of an fsync, behind one, or when the mailbox has been looked at.  All
+ * is kept but what comes between the last of these looks and the cut that
+ * follows it at once: nobody can see that, and it is one look of all.
  */
 static void
 mail_that_comes_in_update_is_kept(void **state)
 {
-	static const char *const messages[] = { SMALL, TWO "\n",
-	    HEAD "\nlonger than the others\n\n" };
-	char want[KIB];
-	int call, deleted, i, lost;
+	static const enum kind kinds[] = { MAIL_SYNCED_NOT, MAIL_SYNCED,
+	    MAIL_LOOKED };
+	int call, deleted, kept, lost;
+	size_t i;
 
 	(void)state;
-	for (deleted = 1; deleted < 7; deleted++)
-		for (lost = 0, call = 1;; call++) {
-			unlink(side);
-			size = 0;
-			want[0] = '\0';
-			for (i = 0; i < 3; i++) {
-				add(messages[i], strlen(messages[i]));
-				if ((deleted >> i & 1) == 0)
-					strcat(want, messages[i]);
+	no_disk = true;
+	for (i = 0; i < 3; i++)
+		for (deleted = 1; deleted <= 7; deleted++) {
+			for (lost = 0, call = 1;; call++) {
+				assert_int_equal(update_three(deleted,
+				    kinds[i], call), 0);
+				if (mails == 0)
+					break;
+				kept = size_of(path) != (off_t)strlen(
+				    left_of_three(deleted, 0));
+				expect_mailbox(left_of_three(deleted, kept));
+				lost += !kept;
 			}
-			put_mailbox();
-			open_drop();
-			for (i = 0; i < 3; i++)
-				if (deleted >> i & 1)
-					drop.messages[i].flags |= MSG_DELETED;
-			failing.calls = call;
-			failing.what = MAIL;
-			assert_int_equal(maildrop_update(&drop), 0);
-			failing.what = NOTHING;
-			close_drop();
-			if (failing.calls > 0)
-				break;
-			if (size_of(path) == (off_t)strlen(want))
-				lost++;
-			else
-				strcat(want, NEW);
-			expect_mailbox(want);
-			assert_true(lost <= 2);	/* two fsyncs */
+			assert_true(call > 2);
+			assert_int_equal(lost, kinds[i] == MAIL_LOOKED);
 		}
+	no_disk = false;
+}
+
+/* At one fsync after the other: UPDATE goes on as long as it takes. */
+static void
+mail_that_comes_all_through_update_is_kept(void **state)
+{
+	int calls, deleted;
+
+	(void)state;
+	no_disk = true;
+	for (deleted = 1; deleted <= 7; deleted++)
+		for (calls = 2; calls < 40; calls++) {
+			assert_int_equal(update_three(deleted, MAIL_ALWAYS,
+			    calls), 0);
+			expect_mailbox(left_of_three(deleted, mails));
+		}
+	no_disk = false;
+}
+
+/*
+ * It is killed at any write after that: the next login has the mail, once, and
+ * what was not deleted.  What was may be there again, for no record names it.
+ */
+static void
+mail_that_came_in_update_outlives_a_kill(void **state)
+{
+	int call, deleted, gone, lives, status;
+	pid_t pid;
+
+	(void)state;
+	no_disk = true;
+	for (deleted = 1; deleted <= 7; deleted++)
+		for (call = lives = 1;; lives++) {
+			assert_int_not_equal(pid = fork(), -1);
+			if (pid == 0) {
+				writes_to_live = lives;
+				status = update_three(deleted, MAIL_SYNCED,
+				    call);
+				_exit(status == 0 && mails == 0 ? NO_MAIL :
+				    -status);
+			}
+			assert_int_equal(waitpid(pid, &status, 0), pid);
+			assert_true(WIFEXITED(status));
+			if (WEXITSTATUS(status) == NO_MAIL)
+				break;
+			open_drop();
+			assert_true(drop.writable);
+			assert_false(drop.lost);
+			close_drop();
+			if (WEXITSTATUS(status) == 0) {
+				expect_mailbox(left_of_three(deleted, 1));
+				call++;
+				lives = 0;
+				continue;
+			}
+			assert_int_equal(WEXITSTATUS(status), KILLED);
+			for (gone = deleted; gone > 0; gone--)
+				if ((gone & ~deleted) == 0 && size_of(path) ==
+				    (off_t)strlen(left_of_three(gone, 1)))
+					break;
+			expect_mailbox(left_of_three(gone, 1));
+		}
+	no_disk = false;
 }
 
 /* No crash can leave them. */
@@ -1890,6 +2037,8 @@ main(int argc, char *argv[])
 		    a_side_file_without_its_saved_bytes_is_set_aside),
 		cmocka_unit_test(a_mailbox_that_is_cut_in_update_is_left_alone),
 		cmocka_unit_test(mail_that_comes_in_update_is_kept),
+		cmocka_unit_test(mail_that_comes_all_through_update_is_kept),
+		cmocka_unit_test(mail_that_came_in_update_outlives_a_kill),
 		cmocka_unit_test(two_torn_records_are_set_aside),
 		cmocka_unit_test(on_nfs_names_are_moved_too),
 		cmocka_unit_test(a_dotlock_held_for_15_seconds_is_touched),
