@@ -29,7 +29,7 @@ def anchor(content, begin, end):
     return checksum(0, content[max(begin, 0):end] if 0 < end else b"")
 
 
-def put(drop, content, saved=b"", sequence=7, state=HOLE, w=W, r=R, n=None, next=0, size=SIZE):
+def put(drop, content, saved=b"", sequence=7, state=HOLE, w=W, r=R, n=None, next=0, size=SIZE, magic=MAGIC):
     """The mailbox, and a record that speaks of it."""
     n = len(saved) if n is None else n
     live = next if n > 0 else r
@@ -39,7 +39,7 @@ def put(drop, content, saved=b"", sequence=7, state=HOLE, w=W, r=R, n=None, next
     if state == HOLE:
         behind = anchor(content, live, min(live + ANCHOR, size))
         end = anchor(content, max(quiet, size - mark - ANCHOR), size - mark)
-    record = RECORD.pack(MAGIC, sequence, state, w, r, n, next, size, 0, MARK, before, behind, end,
+    record = RECORD.pack(magic, sequence, state, w, r, n, next, size, 0, MARK, before, behind, end,
                          checksum(0, saved) if saved else 0)
     record += struct.pack("=Q", checksum(0, record))
     side = bytearray(DATA)
@@ -98,3 +98,18 @@ def test_the_marks_in_a_small_hole_leave_a_third_of_it(drop, octets, mark, state
     put(drop, ONE + dead, state=state, r=W + octets, size=W + octets)
     assert "finished an UPDATE" in log_of_a_session(drop)
     assert drop.content == ONE
+
+
+def test_what_is_no_record_is_not_followed_though_its_sum_is_right(drop):
+    content = ONE + TWO + THREE
+    put(drop, content, magic=0x1122334455667788)
+    assert "UPDATE" not in log_of_a_session(drop)
+    assert drop.content == content
+
+
+def test_mail_behind_a_cut_is_no_mark_though_it_has_nul_where_one_was(drop):
+    new = mail(4, body=b"\0" * 200 + b"\n")
+    end = W + len(new) - 10
+    put(drop, ONE + new, state=CUT, r=end, size=end)
+    assert "finished an UPDATE" in log_of_a_session(drop)
+    assert drop.content == ONE + new
