@@ -20,18 +20,18 @@ def crashes(disk, action, power):
             note(left)
 
     done = disk.copy()
-    done.points = []
+    done.comes, done.points = disk.comes, []
     action(done)
     for state in done.points:
         crash(state)
     done.points = None
     for fails in itertools.count():             # each fsync of the side file fails once
         trial = disk.copy()
-        trial.fails = fails
+        trial.comes, trial.fails = disk.comes, fails
         try:
             action(trial)
         except Failed:
-            trial.fails = None
+            trial.comes = trial.fails = None
             crash(trial)
             note(trial.copy())                  # a session answers -ERR and ends: no power is lost
             continue
@@ -92,6 +92,24 @@ def crashed(protocol, first_power, second_power, sizes):
             for end in ends(protocol, delivered, second_power, known):
                 good = end.cache["M"] in {left + mail for left in case.allowed} and not end.aside
                 yield good and protocol.latest(end)[1] == "idle", (case.deleted, state.cache, mail, end.cache)
+
+
+def comes_between(protocol, first_power, second_power, sizes):
+    """A deliverer without locks appends in the middle of an fsync of UPDATE's: after SIGKILL all of that is there, and always
+    what was kept. (What comes between the last look and the cut is lost: no fsync is there.)"""
+    for case in cases(sizes):
+        for at in itertools.count():
+            known, start = {}, Disk(case.mailbox)
+            start.comes = at
+            states, done = crashes(start, lambda disk: protocol.update(disk, case.dead), first_power)
+            if not done.mail:
+                break
+            yield done.cache["M"] == case.kept + done.mail, (case.deleted, start.cache, done.mail, done.cache)
+            for state in states:
+                mails = (b"", b"FNEW") if first_power or second_power else (state.mail,)
+                for end in ends(protocol, state, second_power, known):
+                    good = end.cache["M"] in {left + mail for left in case.allowed for mail in mails}
+                    yield good and not end.aside, (case.deleted, state.cache, state.mail, end.cache)
 
 
 def messages(mailbox):

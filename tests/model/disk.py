@@ -24,12 +24,16 @@ class Disk:
     def __init__(self, mailbox):
         self.cache, self.durable = {"M": mailbox}, {"M": mailbox}
         self.pending, self.points = [], None    # pieces: ("w", file, offset, bytes) or ("t", file, size)
+        self.known = len(mailbox)               # bytes of the mailbox that UPDATE has seen and synced
         self.fails = None                       # the fsync of the side file that fails, counted down
+        self.comes = None                       # the fsync in which mail comes, counted down
+        self.mail = b""                         # that came so
         self.aside = False                      # recovery set the side file aside
 
     def copy(self):
         new = Disk(b"")
         new.cache, new.durable, new.pending = dict(self.cache), dict(self.durable), list(self.pending)
+        new.known, new.mail = self.known, self.mail
         return new
 
     def point(self):
@@ -64,6 +68,10 @@ class Disk:
             if op[1] in names:
                 apply(self.durable, op)
         self.pending = [op for op in self.pending if op[1] not in names]
+        if self.comes == 0:                     # from a deliverer without locks, which does not sync
+            self.write("M", len(self.cache["M"]), b"FNEW", step=4)
+            self.mail = b"FNEW"
+        self.comes = self.comes - 1 if self.comes else None
         self.point()
 
     def after_power_loss(self):

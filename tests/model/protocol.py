@@ -43,20 +43,27 @@ class Update:
     fsync       each step is synced
     first       so is the mailbox, before the first record and before a recovery: no record knows more than the disk
     mark        the hole is marked before it is cut off
+    look        before a cut the mailbox is looked at again, for mail that came while it was synced
     careful     a cut is not believed to be atomic
     end_anchor  the end of the mailbox is in the record
     data_sum    and the bytes in the data area are
     rewrite     a recovery writes the record it found again, for an fsync may have failed once and the next one lied
     """
 
-    def __init__(self, room=2, most=2, fsync=True, first=True, mark=True, careful=True, end_anchor=True, data_sum=True, rewrite=True):
+    def __init__(self, room=2, most=2, fsync=True, first=True, mark=True, careful=True, end_anchor=True, data_sum=True, rewrite=True,
+                 look=True):
         self.room, self.most, self.first, self.mark, self.careful = room, most, first, mark, careful
         self.end_anchor, self.data_sum, self.rewrite = end_anchor, data_sum, rewrite
-        self.fsync = fsync
+        self.fsync, self.look = fsync, look
 
     def sync(self, disk, names):
+        if "M" in names:                        # what comes after this look is another time's
+            disk.known = len(disk.cache["M"])
         if self.fsync:
             disk.fsync(names)
+
+    def grown(self, disk):
+        return self.look and len(disk.cache["M"]) > disk.known
 
     def latest(self, disk):
         records = [record for record in (unpack(disk.cache.get(slot, b"")) for slot in "AB") if record]
@@ -68,9 +75,9 @@ class Update:
     def record(self, disk, state, w=0, r=0, n=0, next=0):
         sequence = self.latest(disk)[0] + 1
         m = disk.cache["M"]
-        anchors = self.anchors(m, state, w, r, n, next, len(m))
+        anchors = self.anchors(m, state, w, r, n, next, disk.known)
         anchors += (zlib.crc32(disk.cache["D"][:n]) if n and self.data_sum else 0,)
-        disk.write(self.slot(sequence), 0, pack((sequence, state, w, r, n, next, len(m), anchors)), step=64)
+        disk.write(self.slot(sequence), 0, pack((sequence, state, w, r, n, next, disk.known, anchors)), step=64)
         self.sync(disk, "ABD")
 
     def mark_size(self, w, r):
@@ -95,9 +102,10 @@ class Update:
         """At QUIT, under all locks: remove the dead byte ranges. dead is sorted and not empty."""
         (w, r), *rest = dead
         r = self.skip(r, rest)
+        disk.known = len(disk.cache["M"])
         if self.first:                          # what others wrote and did not sync: no record may know more than the disk
             self.sync(disk, "M")
-        if r == len(disk.cache["M"]) and (w == 0 or not self.careful):
+        if r == disk.known and (w == 0 or not self.careful) and not self.grown(disk):
             disk.cut(w)                         # everything is deleted: atomic by itself
             return self.sync(disk, "M")
         self.record(disk, "hole", w, r)
@@ -110,7 +118,7 @@ class Update:
 
     def take(self, disk, r, rest, limit):
         """The live bytes from r on, limit at most: (bytes, where the next step begins)."""
-        data, size = b"", len(disk.cache["M"])
+        data, size = b"", disk.known
         while r < size and len(data) < limit:
             end = min(rest[0][0] if rest else size, r + limit - len(data))
             data += disk.cache["M"][r:end]
@@ -119,7 +127,7 @@ class Update:
 
     def close_hole(self, disk, w, r, rest=()):
         rest = list(rest)
-        while r < len(disk.cache["M"]):
+        while r < disk.known:
             data, next = self.take(disk, r, rest, min(max(r - w, self.room), self.most))
             if len(data) > r - w:               # the move would overwrite its own source: save it first
                 disk.write("D", 0, data)
@@ -131,9 +139,14 @@ class Update:
             disk.write("M", w, MARK[:size])
             disk.write("M", r - size, MARK[:size])
             self.sync(disk, "M")
-        self.record(disk, "cut", w, r)
-        disk.cut(w)
-        self.finish(disk)
+        if r == disk.known:
+            self.record(disk, "cut", w, r)
+            if not self.grown(disk):
+                disk.cut(w)
+                return self.finish(disk)
+            self.sync(disk, "M")
+        self.record(disk, "hole", w, r)         # what came between the marks is in no anchor yet
+        self.close_hole(disk, w, r)
 
     def move(self, disk, w, data, next):
         disk.write("M", w, data)
@@ -159,6 +172,7 @@ class Update:
         """At login, under all locks, before the scan."""
         record = sequence, state, w, r, n, next, size, anchors = self.latest(disk)
         now = disk.cache["M"]
+        disk.known = len(now)
         if state == "idle":
             return
         if self.first:

@@ -38,11 +38,15 @@ STRONG = [
     ("the same, larger steps", Update(4, 4), checks.not_synced, LOST),
     ("delivered after the crash, not synced", Update(), checks.delivered_after, ONCE),
     ("the same, larger steps", Update(4, 4), checks.delivered_after, ONCE),
+    ("mail comes in the middle of an fsync", Update(), checks.comes_between, TWICE[:1] + LOST[:1]),
+    ("the same, larger steps", Update(4, 4), checks.comes_between, TWICE[:1] + LOST[:1]),
+    ("the same, on a full disk", Update(0), checks.comes_between, TWICE[:1] + LOST[:1]),
     ("another data area than was saved", Update(4, 4), checks.other_data, ONCE),
 ]
 WEAK = [
     ("weakened: no fsync", Update(fsync=False), checks.crashed, [(POWER, POWER)]),
     ("weakened: not synced first", Update(4, 4, first=False), checks.not_synced, [(POWER, SIGKILL)]),
+    ("weakened: no look before the cut", Update(look=False), checks.comes_between, [(SIGKILL, SIGKILL)]),
     ("weakened: no mark", Update(mark=False), checks.crashed, [(SIGKILL, SIGKILL)]),
     ("weakened: a cut believed atomic", Update(careful=False), checks.crashed, [(POWER, SIGKILL)]),
     ("weakened: no anchor at the end", Update(40, 40, end_anchor=False), checks.rewritten, [(SIGKILL, None)]),
