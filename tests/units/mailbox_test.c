@@ -1695,13 +1695,13 @@ update_three(int deleted, enum kind mail, int call)
 	const char *all = left_of_three(0, 0);
 	int i, n;
 
+	mails = 0;
 	unlink(side);
 	put_back(path, all, strlen(all));
 	open_drop();
 	for (i = 0; i < 3; i++)
 		if (deleted >> i & 1)
 			drop.messages[i].flags |= MSG_DELETED;
-	mails = 0;
 	failing.calls = call;
 	failing.what = mail;
 	n = maildrop_update(&drop);
