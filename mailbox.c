@@ -472,21 +472,27 @@ make_dotlock(struct maildrop *drop)
 	return -1;
 }
 
+/* One of our mode is a dead session's, for the session lock is ours. */
+static bool
+is_dead_sessions(const struct maildrop *drop, const struct stamp *held)
+{
+	return drop->session && S_ISREG(held->mode) && held->size == 0 &&
+	    held->uid == geteuid() && (held->mode & 07777) == DOTLOCK_MODE;
+}
+
 /*
- * Whether nobody has a dotlock any more.  One of our mode is a dead session's,
- * for the session lock is ours.  Another program's is dead when nobody touched
- * it for ten minutes; the kernel locks are ours here.
+ * Whether nobody has a dotlock any more.  Another program's is dead when nobody
+ * touched it for ten minutes; the kernel locks are ours here.
  */
 static bool
 is_dead(const struct maildrop *drop, const struct stamp *held)
 {
 	time_t now;
 
+	if (is_dead_sessions(drop, held))
+		return true;
 	if (!S_ISREG(held->mode) || held->size > DOTLOCK_MAX)
 		return false;
-	if (drop->session && held->size == 0 && held->uid == geteuid() &&
-	    (held->mode & 07777) == DOTLOCK_MODE)
-		return true;
 	now = file_clock(drop);
 	return (held->uid == geteuid() || held->uid == 0) &&
 	    now - held->mtime[0] > STALE_SECONDS &&
@@ -510,6 +516,21 @@ break_dotlock(const struct maildrop *drop, const struct stamp *judged)
 	    now.mtime[1] != judged->mtime[1])
 		(void)move_name(drop, drop->name[STALE], drop->name[LOCK]);
 	remove_name(drop, drop->name[STALE]);
+}
+
+/*
+ * At once, for a deliverer may wait for it, and for as long keep the kernel
+ * locks from us.
+ */
+static void
+break_dead_sessions(const struct maildrop *drop)
+{
+	struct stamp held;
+
+	remove_name(drop, drop->name[STALE]);
+	if (look_at(drop->dir, drop->name[LOCK], &held) == 0 &&
+	    is_dead_sessions(drop, &held))
+		break_dotlock(drop, &held);
 }
 
 /* It is made first: a host may remember that there was none. */
@@ -1837,7 +1858,7 @@ session_lock(struct maildrop *drop)
 	if (!is_name_of(drop, drop->name[SIDE], drop->side))
 		return fail(drop, EBUSY, "the side file was replaced");
 	drop->session = true;
-	remove_name(drop, drop->name[STALE]);	/* a dead session's */
+	break_dead_sessions(drop);
 	if (look_at(drop->side, "", &s) == 0 && s.size < SIDE_DATA)
 		(void)write_at(drop->side, zeros,
 		    (size_t)(SIDE_DATA - s.size), s.size);

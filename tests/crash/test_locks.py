@@ -187,6 +187,19 @@ def test_on_a_disk_flock_is_taken(drop):
 
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dead_sessions_dotlock_goes_though_the_mailbox_is_locked(drop, kind):
+    """By a deliverer that waits for it, as sendmail's mail.local does."""
+    drop.dotlock.touch()
+    drop.dotlock.chmod(0o604)
+    with held(drop, kind), drop.session() as session:
+        assert session.line().startswith(b"+OK")
+        session.cmd("USER alice")
+        session.send(b"PASS secret\r\n")
+        wait_for(lambda: not drop.dotlock.exists())
+        assert session.line().startswith(b"-ERR [IN-USE]")
+
+
 @needs("strace")
 def test_where_there_is_nobody_to_lock_the_session_is_refused(drop):
     before = drop.state()
