@@ -3,6 +3,7 @@ that a signal interrupted."""
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import re
 import signal
@@ -11,12 +12,14 @@ import subprocess
 
 import pytest
 
-from harness import (BUILD, HASTY, LOGIN, POP3D, QUICK, TESTS, Session, mail,
-                     needs_root, wait_for)
+from harness import (BUILD, HASTY, LOGIN, POP3D, QUICK, TESTS, Maildrop,
+                     Session, mail, needs_root, wait_for)
 from host import Host
 
 ENDING = ["SIGALRM", "SIGHUP", "SIGINT", "SIGTERM"]
-HANG_SECONDS = 6    # of build/pop3d-quick
+HANG_SECONDS = 6    # of build/pop3d-quick and its like
+HANGS = BUILD / "pop3d-stub-hangs"   # HASTY with privileges/hang.c
+READING = ["RETR 1", "TOP 1 0", "UIDL 1"]   # commands that read the mailbox
 RE_ENTERED = 99     # raise_in_malloc.c's
 STRIDE = 15         # mallocs of a session, of which there are some hundreds
 
@@ -221,6 +224,57 @@ def free(mailbox):
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return not pathlib.Path(f"{mailbox}.lock").exists()
+
+
+@pytest.fixture
+def reads(tmp_path):
+    """Sessions that are about to read a mailbox as privileges/hang.c does."""
+    with contextlib.ExitStack() as stack:
+        def start(name, let):
+            """let is how many reads go well."""
+            folder = tmp_path / name
+            folder.mkdir()
+            drop = Maildrop(folder / "alice", mail(header=b"X-UIDL: one\n"))
+            session = stack.enter_context(drop.session(
+                "-t", "600", binary=HANGS, env={
+                    "POP3D_STUB_HANG": str(folder / "hang"),
+                    "POP3D_STUB_TERM": str(folder / "term")}))
+            session.login()
+            os.utime(drop.path)     # so that it is looked at again
+            session.hang, session.term = folder / "hang", folder / "term"
+            session.hang.write_bytes(let * b"!")
+            return session
+
+        yield start
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
+@pytest.mark.parametrize("command", READING)
+def test_a_mailbox_that_hangs(reads, command, number):
+    """Whichever read of a command it is: as with a login."""
+    with reads("calm", 1000) as calm:
+        assert calm.cmd(command).startswith(b"+OK")
+        count = 1000 - calm.hang.stat().st_size
+    assert count > 0
+    sessions = [reads(f"{let}", let) for let in range(count)]
+    for session in sessions:
+        session.send(command.encode() + b"\r\n")
+    for session in sessions:
+        wait_for(lambda: not session.hang.exists())
+        if number == signal.SIGTERM:
+            session.process.terminate()
+        assert session.rest() == b""
+        assert session.wait() == -number
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_signal_that_came_before_a_read_is_logged(reads, command):
+    with reads("calm", 1000) as session:
+        session.term.touch()
+        session.send(command.encode() + b"\r\n")
+        assert session.rest() == b""
+        assert session.wait() == 0
+        assert "reason=signal" in session.log()
 
 
 # ---- clients that never wait, or never take ----
