@@ -1,7 +1,9 @@
 """On a disk without a free byte mail can be read, and deleting works and frees space.  And where files may not grow."""
 
 import contextlib
+import errno
 import os
+import re
 import resource
 import subprocess
 
@@ -9,7 +11,7 @@ import pytest
 
 import crash
 import lab
-from harness import needs_root
+from harness import STUB, Session, mail, needs, needs_root
 
 SERVERS = {path.name: path for path in lab.SERVERS}
 
@@ -141,3 +143,43 @@ def test_a_limit_on_the_size_of_files_puts_recovery_off():
             assert drop.messages[1].sent in output and drop.messages[-1].sent in output
             assert limit > 0 or drop.content() == half["alice"][-1]
             crash.login(drop, server, [0, 2], None)
+
+
+SIDE = ".alice.pop3d"
+
+
+@needs("strace")
+@pytest.mark.parametrize("call, of_side_file, one_goes", [
+    ("mknodat", False, True), ("openat", True, False), ("fallocate", False, True), ("pwrite64", True, False), ("fsync", True, False)])
+@pytest.mark.parametrize("seen_before", [False, True], ids=["first", "later"])
+def test_over_quota_is_answered_as_a_full_disk(drop, call, of_side_file, one_goes, seen_before):
+    """A login; all deleted; one deleted, which takes records.  In the log the system's word is another."""
+    original, said = drop.content, []
+    if call == "openat" and seen_before:
+        pytest.skip("a file that is there is opened, however full the disk")
+    paths = ["-P", SIDE, "-P", drop.side] if of_side_file else []
+    for error in errno.ENOSPC, errno.EDQUOT:
+        for deleted in [], [1, 2, 3], [1]:
+            drop.path.write_bytes(original)
+            drop.side.unlink(missing_ok=True)
+            if seen_before:
+                with drop.session() as session:
+                    session.login()
+                    session.cmd("QUIT")
+                    session.wait()
+            with Session.run("strace", "-qq", "-o", "/dev/null", *paths, "-e", f"trace={call}", "-e",
+                             f"inject={call}:error={errno.errorcode[error]}", STUB, "-p", "-d", "-m", drop.path,
+                             env={"ASAN_OPTIONS": "detect_leaks=0"}) as session:
+                answers = [session.login(), *(session.cmd(f"DELE {number}") for number in deleted), session.cmd("QUIT")]
+                assert session.rest() == b""
+                log = re.sub(r"(\bseconds=|pop3d\[)\d+", "", session.log()).replace(os.strerror(error), "no room")
+            assert all(answer.startswith(b"+OK") for answer in answers[:-1])
+            said.append((answers, log, drop.content))
+    assert said[:3] == said[3:]
+    (login, _, read), (every, _, emptied), (one, _, left) = said[:3]
+    assert login[-1].startswith(b"+OK") and read == original
+    assert every[-1].startswith(b"+OK") and emptied == b""
+    if one_goes:
+        assert one[-1].startswith(b"+OK") and left == mail(2) + mail(3)
+    else:
+        assert one[-1] == b"-ERR [SYS/TEMP] no room to delete: nothing was deleted" and left == original
