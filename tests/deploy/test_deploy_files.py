@@ -161,6 +161,34 @@ def test_readme_speaks_of_files_that_are_there():
     assert names and not [n for n in names if not (ETC / n).is_file()]
 
 
+IN_A_NETWORK = """
+import socket, subprocess, sys
+subprocess.run(["sh", "-ec", "ip link set lo up\\n" + sys.argv[1]], check=True)
+server = socket.create_server(("::", 995), family=socket.AF_INET6, backlog=64)
+held = []
+for source in sys.argv[2:]:
+    subprocess.run(["ip", "addr", "add", source + "/128", "dev", "lo", "nodad"], check=True)
+    held.append(socket.socket(socket.AF_INET6))
+    held[-1].bind((source, 0))
+    try:
+        held[-1].connect(("::1", 995))
+        print("yes")
+    except ConnectionRefusedError:
+        print("no")
+"""
+
+
+@needs_root
+@needs("nft", "ip", "unshare")
+def test_the_lines_for_nft_count_an_ipv6_network_as_one():
+    lines = re.findall(r"^\t(nft (?:.*\\\n)*.*\n)", (TOP / "README").read_text(), re.M)
+    assert len(lines) == 4
+    sources = [f"2001:db8:0:1::{n}" for n in range(1, 10)] + ["2001:db8:0:2::1"]
+    status, text = output("unshare", "--net", "/usr/bin/python3", "-c", IN_A_NETWORK, "".join(lines), *sources,
+                          env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
+    assert (status, text.split()) == (0, 8 * ["yes"] + ["no", "yes"])
+
+
 # ---- systemd ----
 
 SERVICES = {    # what README makes of the files
