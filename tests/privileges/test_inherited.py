@@ -2,12 +2,14 @@
 
 import base64
 import os
+import pathlib
 import re
 import resource
 import shutil
 import signal
 import stat
 import tempfile
+import types
 
 import pytest
 
@@ -178,3 +180,59 @@ def test_a_password_is_found_where_it_is(drop):
         session.send(b"USER bob\r\nPASS " + HUSH)
         session.line()
         wait_for(lambda: found(session.process, HUSH))
+
+
+@pytest.fixture(scope="module")
+def three():
+    """A host with three accounts: it, their passwords, their hashes."""
+    with Host() as host:
+        names = ["p3dgone", "p3dgtwo", "p3dgthree"]
+        passwords = {name: host.account(name) for name in names}
+        lines = host.path("/etc/shadow").read_bytes().splitlines()
+        hashes = {name: line.split(b":")[1] for line in lines
+                  for name in names if line.startswith(name.encode() + b":")}
+        assert all(text.startswith(b"$") for text in hashes.values())
+        yield host, passwords, hashes
+
+
+def inside(pop):
+    """The process of a session in a host, which nsenter(1) waits for."""
+    return types.SimpleNamespace(pid=wait_for(lambda: pathlib.Path(
+        f"/proc/{pop.process.pid}/task/{pop.process.pid}/children"
+    ).read_text().strip()))
+
+
+@needs_root
+@pytest.mark.skipif(b"__asan_init" in POP3D.read_bytes(),
+                    reason="AddressSanitizer keeps what is freed as it was")
+@pytest.mark.parametrize("refused", [None, "p3dgone", "p3dgtwo", "p3dgnobody"])
+def test_no_hash_of_another_stays_in_memory(three, refused):
+    """PAM reads all of them, to find that of the user."""
+    host, passwords, hashes = three
+    with host.pop3d("-p") as pop:
+        assert pop.line().startswith(b"+OK")
+        if refused:
+            pop.cmd(f"USER {refused}")
+            assert pop.cmd("PASS wrong").startswith(b"-ERR [AUTH]")
+        pop.cmd("USER p3dgtwo")
+        assert pop.cmd(f"PASS {passwords['p3dgtwo']}").startswith(b"+OK")
+        left = [name for name in hashes if name != "p3dgtwo"
+                and found(inside(pop), hashes[name][-20:])]
+    assert left == []
+
+
+@needs_root
+def test_no_password_stays_in_memory_while_another_session_is_waited_for(three):
+    host, passwords, _ = three
+    with host.pop3d("-p") as first, host.pop3d("-p") as second:
+        password = passwords["p3dgthree"]
+        assert first.login("p3dgthree", password).startswith(b"+OK")
+        uid = host.run("id", "-u", "p3dgthree").stdout.strip()
+        assert second.line().startswith(b"+OK")
+        second.send(b"USER p3dgthree\r\nPASS %b\r\n" % password.encode())
+        process = inside(second)
+        wait_for(lambda: f"\nUid:\t{uid}\t" in pathlib.Path(
+            f"/proc/{process.pid}/status").read_text())
+        assert not found(process, password.encode())
+        assert second.line().startswith(b"+OK")
+        assert second.line().startswith(b"-ERR [IN-USE]")
