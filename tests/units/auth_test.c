@@ -97,6 +97,26 @@ put(const char *name, const char *text)
  * pam_wrapper makes a folder for each process, and two that look for a free
  * name at once find the same: so the first call of PAM is one at a time.
  */
+/* As sssd has it where names have no case. */
+static bool names_have_no_case;
+
+struct passwd *__real_getpwnam(const char *);
+struct passwd *__wrap_getpwnam(const char *);
+
+struct passwd *
+__wrap_getpwnam(const char *name)
+{
+	char lower[512];
+	size_t i;
+
+	if (!names_have_no_case)
+		return __real_getpwnam(name);
+	for (i = 0; name[i] != '\0' && i < sizeof(lower) - 1; i++)
+		lower[i] = (char)tolower((unsigned char)name[i]);
+	lower[i] = '\0';
+	return __real_getpwnam(lower);
+}
+
 static void
 begin_pam(void)
 {
@@ -173,6 +193,28 @@ the_name_in_other_forms(void **state)
 	assert_null(pw);
 	expect(AUTH_REFUSED, "", "secret");
 	assert_null(pw);
+}
+
+/* Else each form has a count of failures of its own, and a name in the log. */
+static void
+without_case_pam_hears_the_systems_name(void **state)
+{
+	const char *const forms[] = { "%s", "%s@example.org" };
+	char typed[512];
+	size_t i;
+
+	(void)state;
+	service(MATRIX, modules, dir);
+	names_have_no_case = true;
+	for (i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+		snprintf(typed, sizeof(typed), forms[i], user);
+		typed[0] = (char)toupper((unsigned char)typed[0]);
+		expect(AUTH_OK, typed, "secret");
+		assert_string_equal(pw->pw_name, user);
+		expect(AUTH_REFUSED, typed, "wrong");
+		assert_string_equal(pw->pw_name, user);
+	}
+	names_have_no_case = false;
 }
 
 /* PAM knows it in the form in which it was typed, and the system in none. */
@@ -746,6 +788,7 @@ main(int argc, char *argv[])
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(right_password),
 		cmocka_unit_test(the_name_in_other_forms),
+		cmocka_unit_test(without_case_pam_hears_the_systems_name),
 		cmocka_unit_test(an_unknown_name_is_asked_as_typed),
 		cmocka_unit_test(wrong_password),
 		cmocka_unit_test(empty_password),
