@@ -130,13 +130,34 @@ def test_a_delivery_while_a_message_is_sent_does_not(tmp_path):
         assert session.cmd("QUIT").startswith(b"+OK")
 
 
-@pytest.mark.parametrize("begun", [b"F", b"From"])
+BEGUN = [b"F", b"From", b"From bob@example.org ", b"From bob@example.org Thu Nov  5 10:0",
+         b"\nFrom bob", b"\r\nFrom bob"]
+
+
+@pytest.mark.parametrize("begun", BEGUN)
 def test_a_delivery_that_has_just_begun_is_no_change(drop, session, begun):
     """procmail writes the F alone; the rest may come after our look."""
-    with drop.path.open("ab") as mailbox:
-        mailbox.write(begun)
+    drop.deliver(begun)
     assert session.cmd("RETR 3").startswith(b"+OK")
     assert session.body()
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_a_delivery_that_has_just_begun_keeps_the_last_message_from_being_deleted(drop, session, begun):
+    """Under the locks a deliverer that knows one has written more: nothing is written, and the next session may."""
+    session.cmd("DELE 3")
+    drop.deliver(begun)
+    assert session.cmd("QUIT") == CHANGED
+    expect_end(session)
+    assert drop.content == THREE + begun
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_a_delivery_that_has_just_begun_moves_with_the_last_message(drop, session, begun):
+    session.cmd("DELE 1")
+    drop.deliver(begun)
+    assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == mail(2) + mail(3) + begun
 
 
 def test_a_last_message_that_grows_is_a_change(drop, session):
