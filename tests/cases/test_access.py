@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from harness import (HASTY, LOGIN, STUB, Maildrop, Session, mail, needs_root,
-                     superserver, talk, wait_for)
+from harness import (HASTY, LOGIN, STUB, TESTS, Maildrop, Session, mail,
+                     needs_root, superserver, talk, wait_for)
 
 USAGE = "usage: "
 PERM = b"-ERR [SYS/PERM] "
@@ -88,6 +88,18 @@ def test_more_messages_than_there_may_be(tmp_path):
     assert b"\r\n-ERR [SYS/PERM] mailbox has too many messages\r\n" in output
     assert "maildrop failed: user=<alice> " in log
     assert re.search(r"at=begin error=.*\d.*too many messages", log), log
+
+
+def test_a_million_messages_are_served_in_the_memory_that_the_unit_allows(tmp_path):
+    unit = (TESTS.parent / "etc/pop3d@.service").read_text()
+    allowed = int(re.search(r"^MemoryMax=(\d+)M$", unit, re.M)[1])
+    drop = Maildrop(tmp_path / "alice", 10**6 * b"From b@c Thu Nov  5 10:01:00 2026\n\n.\n\n")
+    with drop.session() as session:
+        assert session.login().startswith(b"+OK 1000000 messages ")
+        assert session.cmd("STAT") == b"+OK 1000000 5000000"
+        with open(f"/proc/{session.process.pid}/status") as status:
+            peak = int(re.search(r"^VmHWM:\s+(\d+) kB$", status.read(), re.M)[1])
+    assert peak < allowed << 10
 
 
 def test_garbage_is_logged_with_its_offset(tmp_path):
