@@ -94,7 +94,8 @@ def serving(bob):
     for status in pathlib.Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             text = status.read_text()
-            if f"\nUid:\t{bob.uid}\t" in text and "\nState:\tZ" not in text:
+            if text.startswith("Name:\tpop3d\n") and "\nState:\tZ" not in text \
+                    and f"\nUid:\t{bob.uid}\t" in text:
                 return int(status.parent.name)
     return None
 

@@ -93,7 +93,8 @@ static struct {
 } failing;
 
 static int	mails;		/* that came in this UPDATE */
-static int	writes_to_live;	/* once mail came, if not 0; then it is killed */
+static int	writes_to_live;	/* once mail came, if not 0: then killed */
+static int	syncs_to_fail;	/* once mail came, if not 0: then one fails */
 static bool	no_disk;	/* nothing is synced: it is the memory's test */
 
 static bool	on_nfs;		/* renameat2(2) knows no flag there */
@@ -295,6 +296,10 @@ __wrap_fsync(int fd)
 	slow_sync = 0;
 	if (fails(SYNCS, EIO))
 		return -1;
+	if (mails > 0 && syncs_to_fail > 0 && --syncs_to_fail == 0) {
+		errno = EIO;
+		return -1;
+	}
 	n = no_disk ? 0 : __real_fsync(fd);
 	if (fails(MAIL_SYNCED, 0) ||
 	    (failing.what == MAIL_ALWAYS && failing.calls-- > 0))
@@ -1238,15 +1243,22 @@ a_failing_read_is_told(void **state)
 	expect_failures_to_be_told(READS, EIO);
 }
 
+/* c-client's. */
+#define NOTES		FROM_ "\nX-IMAP: 1 1\nSubject: DON'T DELETE THIS " \
+			"MESSAGE -- FOLDER INTERNAL DATA\n\nnotes\n\n"
+
 /* One call fails in UPDATE: then all is there, or it is done later. */
 static void
-fail_in_update(enum kind what, int error)
+fail_in_update(enum kind what, int error, const char *front)
 {
+	char all[KIB], left[KIB];
 	int call, n;
 
+	snprintf(all, sizeof(all), "%s%s", front, HEAD "\n1\n\n" TWO);
+	snprintf(left, sizeof(left), "%s%s", front, TWO);
 	for (call = 1;; call++) {
 		unlink(side);
-		put_text(HEAD "\n1\n\n" TWO);
+		put_text(all);
 		open_drop();
 		drop.messages[0].flags |= MSG_DELETED;
 		failing.calls = call;
@@ -1256,7 +1268,7 @@ fail_in_update(enum kind what, int error)
 		if (n == -1)
 			assert_int_equal(errno, error);
 		if (n == 0 || !drop.begun)
-			expect_mailbox(n == 0 ? TWO : HEAD "\n1\n\n" TWO);
+			expect_mailbox(n == 0 ? left : all);
 		close_drop();
 		open_drop();
 		assert_true(drop.writable);
@@ -1265,15 +1277,16 @@ fail_in_update(enum kind what, int error)
 		if (failing.calls > 0)
 			break;
 	}
-	expect_mailbox(TWO);
+	expect_mailbox(left);
 }
 
 static void
 update_tells_what_fails(void **state)
 {
 	(void)state;
-	fail_in_update(MEMORY, ENOMEM);
-	fail_in_update(READS, EIO);
+	fail_in_update(MEMORY, ENOMEM, "");
+	fail_in_update(READS, EIO, "");
+	fail_in_update(READS, EIO, NOTES);
 }
 
 /* ---- recovery ---- */
@@ -1761,6 +1774,23 @@ mail_that_comes_all_through_update_is_kept(void **state)
 	no_disk = false;
 }
 
+/* The next login makes this of it; all: what was deleted is gone. */
+static void
+expect_rest_and_mail(int deleted, bool all)
+{
+	int gone = deleted;
+
+	open_drop();
+	assert_true(drop.writable);
+	assert_false(drop.lost);
+	close_drop();
+	for (; !all && gone > 0; gone--)
+		if ((gone & ~deleted) == 0 &&
+		    size_of(path) == (off_t)strlen(left_of_three(gone, 1)))
+			break;
+	expect_mailbox(left_of_three(gone, 1));
+}
+
 /*
  * It is killed at any write after that: the next login has the mail, once, and
  * what was not deleted.  What was may be there again, for no record names it.
@@ -1768,7 +1798,7 @@ mail_that_comes_all_through_update_is_kept(void **state)
 static void
 mail_that_came_in_update_outlives_a_kill(void **state)
 {
-	int call, deleted, gone, lives, status;
+	int call, deleted, lives, status;
 	pid_t pid;
 
 	(void)state;
@@ -1787,22 +1817,37 @@ mail_that_came_in_update_outlives_a_kill(void **state)
 			assert_true(WIFEXITED(status));
 			if (WEXITSTATUS(status) == NO_MAIL)
 				break;
-			open_drop();
-			assert_true(drop.writable);
-			assert_false(drop.lost);
-			close_drop();
+			expect_rest_and_mail(deleted,
+			    WEXITSTATUS(status) == 0);
 			if (WEXITSTATUS(status) == 0) {
-				expect_mailbox(left_of_three(deleted, 1));
 				call++;
 				lives = 0;
-				continue;
+			} else
+				assert_int_equal(WEXITSTATUS(status), KILLED);
+		}
+	no_disk = false;
+}
+
+/* The same if an fsync fails after that. */
+static void
+mail_that_came_in_update_outlives_a_failing_fsync(void **state)
+{
+	int call, deleted, n, sync;
+
+	(void)state;
+	no_disk = true;
+	for (deleted = 1; deleted <= 7; deleted++)
+		for (call = sync = 1;; sync++) {
+			syncs_to_fail = sync;
+			n = update_three(deleted, MAIL_SYNCED, call);
+			syncs_to_fail = 0;
+			if (mails == 0)
+				break;
+			expect_rest_and_mail(deleted, n == 0);
+			if (n == 0) {
+				call++;
+				sync = 0;
 			}
-			assert_int_equal(WEXITSTATUS(status), KILLED);
-			for (gone = deleted; gone > 0; gone--)
-				if ((gone & ~deleted) == 0 && size_of(path) ==
-				    (off_t)strlen(left_of_three(gone, 1)))
-					break;
-			expect_mailbox(left_of_three(gone, 1));
 		}
 	no_disk = false;
 }
@@ -2038,6 +2083,8 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_mailbox_that_is_cut_in_update_is_left_alone),
 		cmocka_unit_test(mail_that_comes_in_update_is_kept),
 		cmocka_unit_test(mail_that_comes_all_through_update_is_kept),
+		cmocka_unit_test(
+		    mail_that_came_in_update_outlives_a_failing_fsync),
 		cmocka_unit_test(mail_that_came_in_update_outlives_a_kill),
 		cmocka_unit_test(two_torn_records_are_set_aside),
 		cmocka_unit_test(on_nfs_names_are_moved_too),
