@@ -173,9 +173,11 @@ ask_pam(struct credentials *cred, const char *peer, const char **why)
 
 	*why = "pam";
 	error = pam_start("pop3d", cred->user, &conv, &pam);
-	if (error == PAM_SUCCESS)
-		error = set_items(pam, peer);
-	if (error == PAM_SUCCESS)
+	if (error != PAM_SUCCESS) {	/* then there is no handle */
+		syslog(LOG_ERR, "PAM: %s", pam_strerror(NULL, error));
+		return AUTH_TROUBLE;
+	}
+	if ((error = set_items(pam, peer)) == PAM_SUCCESS)
 		error = pam_authenticate(pam,
 		    PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
 	result = verdict(error);
