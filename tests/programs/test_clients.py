@@ -150,6 +150,7 @@ def test_curl_fetches_all_each_time_and_leaves_it(client, port, bob):
 def test_mail_is_fetched_and_deleted(client, port, bob):
     bob.maildrop.path.write_bytes(mailbox(MAILS))
     assert_same(client(bob, port, keep=False), MAILS)
+    wait_for(lambda: not serving(bob))      # curl goes before it hears of QUIT
     assert bob.maildrop.content == b""
     assert_same(client(bob, port, keep=False), [])
 
