@@ -83,7 +83,7 @@ static time_t ago;
  * And what does not fail when a test wants it to: one call of a kind does, the
  * one that brings calls to 0.
  */
-enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS, MOVES,
+enum kind { NOTHING, MEMORY, READS, SYNCS, OPENS, CUTS, MOVES, LOOKS,
 	MAIL_SYNCED_NOT, MAIL_SYNCED, MAIL_LOOKED, MAIL_ALWAYS };
 
 static struct {
@@ -200,7 +200,8 @@ int
 __wrap_statx(int fd, const char *name, int flags, unsigned int mask,
     struct statx *st)
 {
-	int n = __real_statx(fd, name, flags, mask, st);
+	int n = fails(LOOKS, EIO) ? -1 :
+	    __real_statx(fd, name, flags, mask, st);
 
 	if (n == 0)
 		make_older(st);
@@ -1416,6 +1417,33 @@ recovery_ends_where_an_fsync_fails(void **state)
 		}
 }
 
+/* At a login that recovers first: in recovery, and in the scan. */
+static void
+a_failing_look_is_told(void **state)
+{
+	int call, n, told = 0;
+
+	(void)state;
+	for (call = 1, failing.calls = 0; failing.calls <= 0; call++) {
+		unlink(side);
+		put_half_done_mailbox(SMALL TWO "\n", 7);
+		failing.calls = call;
+		failing.what = LOOKS;
+		n = maildrop_open(&drop, path);
+		if (n == 0)
+			n = maildrop_begin(&drop);
+		failing.what = NOTHING;
+		told += n == -1 && strcmp(drop.why,
+		    "cannot look at the mailbox: Input/output error") == 0;
+		maildrop_close(&drop);
+		open_drop();
+		assert_true(drop.writable);
+		close_drop();
+		expect_mailbox(TWO "\n");
+	}
+	assert_int_equal(told, 2);
+}
+
 static void
 a_record_without_saved_bytes_just_ends(void **state)
 {
@@ -2071,6 +2099,7 @@ main(int argc, char *argv[])
 		    saved_bytes_that_fit_nowhere_are_set_aside_once),
 		cmocka_unit_test(what_cannot_be_set_aside_is_not_said_to_be),
 		cmocka_unit_test(recovery_ends_where_an_fsync_fails),
+		cmocka_unit_test(a_failing_look_is_told),
 		cmocka_unit_test(a_record_without_saved_bytes_just_ends),
 		cmocka_unit_test(a_strange_record_is_set_aside_as_it_is),
 		cmocka_unit_test(
