@@ -89,5 +89,5 @@ clean:
 	cd tests && $(MAKE) clean
 
 .PHONY: all demo check model mutate crash sweep storm abuse soak powercut nfs \
-	bench fuzz coverage valgrind portability lint install uninstall dist deb debcheck \
-	distcheck clean
+	bench fuzz coverage valgrind portability lint install uninstall dist \
+	deb debcheck distcheck clean

@@ -111,9 +111,9 @@ def test_a_signal_ends_a_session_without_update(drop, number):
     assert drop.state() == before
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_during_quit_comes_too_late(drop, number):
-    """What was deleted is told to the client, and to the log."""
+@contextlib.contextmanager
+def signalled_in_quit(drop, number):
+    """A session that deletes, and in QUIT waits for another's lock."""
     with drop.session() as session:
         session.login()
         assert session.cmd("DELE 1").startswith(b"+OK")
@@ -123,6 +123,31 @@ def test_a_signal_during_quit_comes_too_late(drop, number):
             wait_for(lambda: fcntl.ioctl(session.writer, termios.FIONREAD,
                                          bytes(4)) == bytes(4))
             session.process.send_signal(getattr(signal, number))
+            yield session, deliverer
+
+
+ENDING = ["SIGALRM", "SIGHUP", "SIGINT", "SIGTERM"]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_during_a_quit_that_fails_comes_too_late(drop, number):
+    """That nothing was deleted is told to the client, and to the log."""
+    with signalled_in_quit(drop, number) as (session, _):
+        assert session.line().startswith(b"-ERR [SYS/TEMP] mailbox is ")
+        session.end()
+        assert session.rest() == b""
+        assert session.wait() == 0
+        log = session.log()
+    assert "maildrop failed: user=<alice> " in log and " at=update " in log
+    assert " dele=0 left=3 " in log and "reason=maildrop" in log
+    assert drop.content == mail(1) + mail(2) + mail(3)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_during_quit_comes_too_late(drop, number):
+    """What was deleted is told to the client, and to the log."""
+    with signalled_in_quit(drop, number) as (session, deliverer):
+        fcntl.lockf(deliverer, fcntl.LOCK_UN)
         assert session.rest() == b"+OK bye\r\n"
         assert session.wait() == 0
         assert " dele=1 left=2 " in session.log()

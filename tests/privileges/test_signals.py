@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import termios
 
 import pytest
 
@@ -289,28 +288,6 @@ def test_a_signal_that_came_before_a_read_is_logged(reads, command):
         assert session.rest() == b""
         assert session.wait() == 0
         assert "reason=signal" in session.log()
-
-
-@pytest.mark.parametrize("number", ENDING)
-def test_a_signal_during_a_quit_that_fails_comes_too_late(drop, number):
-    """That nothing was deleted is told to the client, and to the log."""
-    with drop.session() as session:
-        session.login()
-        assert session.cmd("DELE 1").startswith(b"+OK")
-        with drop.path.open("r+b") as deliverer:
-            fcntl.lockf(deliverer, fcntl.LOCK_EX)
-            session.send(b"QUIT\r\n")
-            wait_for(lambda: fcntl.ioctl(session.writer, termios.FIONREAD,
-                                         bytes(4)) == bytes(4))
-            session.process.send_signal(getattr(signal, number))
-            assert session.line().startswith(b"-ERR [SYS/TEMP] mailbox is ")
-        session.end()
-        assert session.rest() == b""
-        assert session.wait() == 0
-        log = session.log()
-    assert "maildrop failed: user=<alice> " in log and " at=update " in log
-    assert " dele=0 left=3 " in log and "reason=maildrop" in log
-    assert drop.content == mail(1) + mail(2) + mail(3)
 
 
 # ---- clients that never wait, or never take ----
