@@ -17,8 +17,8 @@
 /*
  * For /etc/ld.so.preload, as PAM may leave it to unix_chkpwd(8), which has an
  * environment of its own: yescrypt, the hash of Debian's passwords, maps 16 MiB
- * for each one that it makes, and nothing else does so before the login.  Each
- * adds an octet to the file /etc/hashes.
+ * or, where it shall cost more, more for each one that it makes, and nothing
+ * else does so before the login.  Each adds its size to the file /etc/hashes.
  */
 
 #undef _FILE_OFFSET_BITS		/* it makes mmap() another's name */
@@ -27,6 +27,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -42,7 +43,7 @@ mmap(void *where, size_t size, int protection, int flags, int fd, off_t offset)
 		*(void **)&real = dlsym(RTLD_NEXT, "mmap");
 	if (size >= OF_A_HASH) {
 		file = open("/etc/hashes", O_WRONLY | O_APPEND);
-		if (file == -1 || write(file, "x", 1) != 1)
+		if (file == -1 || dprintf(file, "%zu MiB\n", size >> 20) < 0)
 			abort();
 		close(file);
 	}
