@@ -395,6 +395,7 @@ file_clock(const struct maildrop *drop)
 #define STALE_SECONDS	600	/* age of a dotlock that is broken */
 #define TOUCH_SECONDS	15	/* our dotlock: maildrop(1) breaks at 60 */
 #define DOT_SECONDS	5	/* that the scan waits for the dotlock */
+#define SCAN_SECONDS	2	/* that it keeps others waiting */
 
 /* On NFS and CIFS flock is fcntl's lock, and other hosts write the file. */
 static bool
@@ -934,6 +935,7 @@ struct scan {
 	char		*buf;
 	const char	*next;	/* unread bytes are [next, last) */
 	char		*last;
+	time_t		 since;	/* the whole mailbox is scanned; else 0 */
 	bool		 first;	/* the next message is the mailbox's first */
 	unsigned int	 pseudo;
 	bool		 header; /* for reading: the header is not yet over */
@@ -1025,7 +1027,11 @@ read_mailbox(const struct maildrop *drop, char *buf, size_t size, off_t at)
 	return (ssize_t)done;
 }
 
-/* Reads are aligned, what is left unread goes in front: copies are cheaper. */
+/*
+ * Reads are aligned, what is left unread goes in front: copies are cheaper.  A
+ * scan that lasts lets go of its locks: it reads no further than the mailbox
+ * went under them, and a message that changes is noticed when it is asked for.
+ */
 static ssize_t
 read_more(struct scan *s)
 {
@@ -1034,6 +1040,8 @@ read_more(struct scan *s)
 	ssize_t n;
 
 	progress(s->drop);
+	if (s->since != 0 && seconds() - s->since > SCAN_SECONDS)
+		unlock(s->drop);
 	memmove(base - have - LOOK, s->next - LOOK, (size_t)have + LOOK);
 	s->next = base - have;
 	s->last = base;
@@ -1429,6 +1437,7 @@ find_messages(struct maildrop *drop)
 
 	if (scan_begin(&s, drop, 0, drop->end, SCAN_SIZE) == -1)
 		return failed(drop, "no memory for the scan");
+	s.since = seconds();
 	s.first = true;
 	if (skip_empty_lines(&s) == 0)
 		while ((n = next_message(&s, &m)) == 1 &&
