@@ -49,6 +49,16 @@ def test_quit_is_not_ok_when_an_fsync_failed(error, message):
     assert all(answer.startswith(b"-ERR [SYS/TEMP]") for answer in answers if answer not in done)
 
 
+@pytest.mark.parametrize("more, goes", [(0, True), (1, False)])
+def test_no_room_after_all_and_a_hole_that_takes_too_many_steps(more, goes):
+    """There are 4096, and none moves more than the deleted message had."""
+    little = lab.Message(1, 200)
+    with lab.Maildrop([little, lab.Message(2, 4096 * len(little.stored) - 1 + more)]) as drop:
+        answers = list(after_quit(drop, "fsync", errno.ENOSPC))
+        crash.login(drop, SERVER, [0], None)
+    assert any(answer.startswith(b"+OK") for answer in answers) == goes
+
+
 @pytest.mark.parametrize("name", ["pwrite64", "pread64"])
 def test_the_rest_of_a_short_call_is_done_too(name):
     with lab.Maildrop(lab.mailbox("short")) as drop:
