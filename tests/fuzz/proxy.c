@@ -49,8 +49,8 @@ reference(const char *data, size_t size, const char **address)
 	    strncmp(line, "PROXY UNKNOWN ", 14) == 0)
 		return UNKNOWN;
 	/* What sscanf() reads must be all that there is. */
-	if (sscanf(line, "PROXY %s %s %s %s %s", word[0], word[1], word[2],
-	    word[3], word[4]) != 5)
+	if (sscanf(line, "PROXY %[^ ] %[^ ] %[^ ] %[^ ] %[^ ]", word[0],
+	    word[1], word[2], word[3], word[4]) != 5)
 		return NO_HEADER;
 	snprintf(again, sizeof(again), "PROXY %s %s %s %s %s", word[0],
 	    word[1], word[2], word[3], word[4]);
