@@ -100,6 +100,8 @@ static bool	no_disk;	/* nothing is synced: it is the memory's test */
 static bool	on_nfs;		/* renameat2(2) knows no flag there */
 static time_t	clock_now;	/* if not 0, it stands still */
 static time_t	slow_sync;	/* seconds that the next fsync(2) takes */
+static time_t	slow_reads;	/* and each reading of the mailbox, */
+static bool	locked;		/* which the latest one was under locks */
 static unsigned int touches;	/* of files by their name */
 
 static void
@@ -240,6 +242,10 @@ __wrap_reallocarray(void *old, size_t count, size_t n)
 ssize_t
 __wrap_pread64(int fd, void *buf, size_t n, off_t at)
 {
+	if (fd == drop.fd && slow_reads > 0) {
+		locked = access(dotlock, F_OK) == 0;
+		clock_now += slow_reads;
+	}
 	return fails(READS, EIO) ? -1 : __real_pread64(fd, buf, n, at);
 }
 
@@ -1946,6 +1952,29 @@ a_dotlock_held_for_15_seconds_is_touched(void **state)
 	assert_int_equal(touches_if_the_disk_takes(15), 1);
 }
 
+/* Whether the mailbox is locked when the rest of it is read after a while. */
+static bool
+locked_if_a_read_takes(time_t lasting)
+{
+	put_text(HEAD "\n1\n\n" TWO);
+	assert_int_equal(truncate(path, 300 * 1024), 0);
+	clock_now = 1000;
+	slow_reads = lasting;
+	open_drop();
+	assert_int_equal(clock_now, 1000 + 2 * lasting);
+	clock_now = slow_reads = 0;
+	close_drop();
+	return locked;
+}
+
+static void
+a_scan_keeps_its_locks_for_less_than_3_seconds(void **state)
+{
+	(void)state;
+	assert_true(locked_if_a_read_takes(2));
+	assert_false(locked_if_a_read_takes(3));
+}
+
 /* An UPDATE that meets such a dotlock, if it looks so old. */
 static int
 update_past(mode_t mode, size_t octets, time_t mtime_age, time_t ctime_age)
@@ -2118,6 +2147,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(two_torn_records_are_set_aside),
 		cmocka_unit_test(on_nfs_names_are_moved_too),
 		cmocka_unit_test(a_dotlock_held_for_15_seconds_is_touched),
+		cmocka_unit_test(a_scan_keeps_its_locks_for_less_than_3_seconds),
 		cmocka_unit_test(a_stale_dotlock_is_broken),
 		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
 		cmocka_unit_test(
