@@ -320,6 +320,11 @@ def flood(session):
                     return
 
 
+def waits_for_its_client(process):
+    """And does not read: there SIGTERM ends it without a word."""
+    return "poll" in pathlib.Path(f"/proc/{process.pid}/wchan").read_text()
+
+
 @pytest.mark.parametrize("number", ["SIGTERM", None])
 def test_a_reply_that_is_not_taken(drop, on_a_socket, number):
     drop.deliver(mail(4, body=200000 * b"more\n"))
@@ -327,6 +332,7 @@ def test_a_reply_that_is_not_taken(drop, on_a_socket, number):
         session.send(LOGIN + b"RETR 4\r\n")
         for _ in range(4):      # the mail has begun
             session.line()
+        wait_for(lambda: waits_for_its_client(session.process))
         if number:
             session.process.terminate()
         reason = b"signal" if number else b"autologout"
