@@ -67,6 +67,7 @@ for name in sysinit basic shutdown; do
 done
 printf "[Unit]\nRequires=pop3d.socket\n" >sockets.target
 cp "$0"/pop3d.socket "$0"/pop3d@.service .
+mount -t tmpfs private /var/tmp
 mkdir -p /run/systemd/journal /dev/pts
 mount -t devpts devpts /dev/pts
 ln -s pts/ptmx /dev/ptmx
