@@ -2147,7 +2147,8 @@ main(int argc, char *argv[])
 		cmocka_unit_test(two_torn_records_are_set_aside),
 		cmocka_unit_test(on_nfs_names_are_moved_too),
 		cmocka_unit_test(a_dotlock_held_for_15_seconds_is_touched),
-		cmocka_unit_test(a_scan_keeps_its_locks_for_less_than_3_seconds),
+		cmocka_unit_test(
+		    a_scan_keeps_its_locks_for_less_than_3_seconds),
 		cmocka_unit_test(a_stale_dotlock_is_broken),
 		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
 		cmocka_unit_test(
