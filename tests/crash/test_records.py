@@ -91,6 +91,13 @@ def test_numbers_that_cannot_be_are_not_followed(drop, numbers):
     assert drop.content == content
 
 
+def test_a_record_of_no_such_state_says_nothing(drop):
+    content = ONE + TWO + THREE
+    put(drop, content, state=CUT + 1)
+    assert "maildrop" not in log_of_a_session(drop)
+    assert drop.content == content
+
+
 @pytest.mark.parametrize("state", [HOLE, CUT])
 @pytest.mark.parametrize("octets, mark", [(33, 11), (35, 11), (36, 12), (47, 15), (48, 16), (49, 16)])
 def test_the_marks_in_a_small_hole_leave_a_third_of_it(drop, octets, mark, state):
