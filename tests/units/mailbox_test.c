@@ -27,6 +27,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,6 +103,7 @@ static time_t	clock_now;	/* if not 0, it stands still */
 static time_t	slow_sync;	/* seconds that the next fsync(2) takes */
 static time_t	slow_reads;	/* and each reading of the mailbox, */
 static bool	locked;		/* which the latest one was under locks */
+static sigset_t	blocked;	/* when the latest fsync(2) began */
 static unsigned int touches;	/* of files by their name */
 
 static void
@@ -294,6 +296,7 @@ __wrap_fsync(int fd)
 	int n;
 
 	live_or_die();
+	sigprocmask(SIG_BLOCK, NULL, &blocked);
 	/* Another program is so bold. */
 	if (fails(CUTS, 0))
 		assert_int_equal(truncate(path, 10), 0);
@@ -1093,6 +1096,25 @@ update_without_a_deletion_writes_nothing(void **state)
 	    sizeof(before.st_mtim));
 	assert_memory_equal(&before.st_ctim, &after.st_ctim,
 	    sizeof(before.st_ctim));
+}
+
+static void
+no_signal_comes_in_update(void **state)
+{
+	int i;
+
+	(void)state;
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	sigemptyset(&blocked);
+	assert_int_equal(maildrop_update(&drop), 0);
+	for (i = 1; i < 32; i++)	/* then come those of the libc */
+		assert_int_equal(sigismember(&blocked, i),
+		    i != SIGKILL && i != SIGSTOP);
+	sigprocmask(SIG_BLOCK, NULL, &blocked);
+	assert_int_equal(sigismember(&blocked, SIGUSR1), 0);
+	close_drop();
 }
 
 static void
@@ -2119,6 +2141,7 @@ main(int argc, char *argv[])
 		    a_delivery_may_have_begun_behind_the_last_message),
 		cmocka_unit_test(update_refuses_a_changed_mailbox),
 		cmocka_unit_test(update_without_a_deletion_writes_nothing),
+		cmocka_unit_test(no_signal_comes_in_update),
 		cmocka_unit_test(what_cannot_be_written_is_not_updated),
 		cmocka_unit_test(a_dotlock_that_cannot_be_kept_is_none),
 		cmocka_unit_test(short_memory_is_told),
