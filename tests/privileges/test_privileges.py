@@ -205,6 +205,20 @@ def test_the_name_as_people_type_it(host):
     host.log("login failed: user=<p3dgnobody@example.org> ip=unknown ")
 
 
+def test_an_account_whose_name_is_an_address(host):
+    """As directories have them.  It is meant before the one without "@"."""
+    host.account("p3dgbefore")
+    password = host.account("p3dgwhole")
+    host.deliver("p3dgwhole")
+    for name in "passwd", "shadow":
+        text = host.path(f"/etc/{name}").read_text()
+        host.path(f"/etc/{name}").write_text(
+            text.replace("p3dgwhole:", "p3dgbefore@example.org:"))
+    host.run("mv", "/var/mail/p3dgwhole", "/var/mail/p3dgbefore@example.org")
+    with session(host, "p3dgbefore@example.org", password) as (_, answer):
+        assert answer.startswith("+OK 1 ")
+
+
 # ---- what a session may do ----
 
 def test_many_groups(host):
