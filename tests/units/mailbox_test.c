@@ -1272,6 +1272,38 @@ a_failing_read_is_told(void **state)
 	expect_failures_to_be_told(READS, EIO);
 }
 
+/* Where it is read on just behind a line that is left out. */
+static void
+a_failing_read_behind_a_private_line_is_told(void **state)
+{
+	const size_t behind = READ_SIZE - LOOK - strlen("Subject: one\n");
+	int call, n, failures = 0;
+	size_t end;
+
+	(void)state;
+	for (end = behind; end <= behind + 12; end++) {
+		size = 0;
+		add(HEAD, strlen(HEAD));
+		add_filler(end - strlen("Status: O\n"));
+		add("Status: O\n", strlen("Status: O\n"));
+		add_filler(4 * KIB);
+		add("\n1\n", 3);
+		open_new_drop();
+		for (call = 1;; call++) {
+			failing.calls = call;
+			failing.what = READS;
+			n = try_message(0);
+			failing.what = NOTHING;
+			if (failing.calls > 0)
+				break;
+			assert_int_equal(n, -1);
+			failures++;
+		}
+		close_drop();
+	}
+	assert_true(failures > 0);
+}
+
 /* c-client's. */
 #define NOTES		FROM_ "\nX-IMAP: 1 1\nSubject: DON'T DELETE THIS " \
 			"MESSAGE -- FOLDER INTERNAL DATA\n\nnotes\n\n"
@@ -2146,6 +2178,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_dotlock_that_cannot_be_kept_is_none),
 		cmocka_unit_test(short_memory_is_told),
 		cmocka_unit_test(a_failing_read_is_told),
+		cmocka_unit_test(a_failing_read_behind_a_private_line_is_told),
 		cmocka_unit_test(update_tells_what_fails),
 		cmocka_unit_test(
 		    saved_bytes_that_fit_nowhere_are_set_aside_once),
