@@ -56,7 +56,8 @@ STAGES = {
     "unit": (["build/mailbox_test"], False, ["units", "-k", "test_mailbox"]),
     "auth": (["build/auth_test", "build/pam_ask.so", "build/pop3d-quick", "build/confine_probe", "build/no_landlock"], True,
              ["units", "-k", "test_auth"]),
-    "authreal": (REAL, True, ["privileges", "cases/test_session.py", "-k", "not test_session or real"]),
+    "authreal": (REAL + ["build/count_hashes.so"], True,
+                 ["privileges", "cases/test_session.py", "deploy/test_time.py", "-k", "(not test_session or real) and not many_at_a_time"]),
     "talk": (STUBS[:4], False,
              ["cases/test_access.py", "cases/test_proxy.py", "cases/test_session.py", "-k", "not real and not host and not killed_session "
               "and not what_another and not haproxy and not lasts and not thousand and not as_long_as_a_login"]),
