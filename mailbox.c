@@ -395,7 +395,7 @@ file_clock(const struct maildrop *drop)
 #define STALE_SECONDS	600	/* age of a dotlock that is broken */
 #define TOUCH_SECONDS	15	/* our dotlock: maildrop(1) breaks at 60 */
 #define DOT_SECONDS	5	/* that the scan waits for the dotlock */
-#define SCAN_SECONDS	2	/* that it keeps others waiting */
+#define SCAN_SECONDS	3	/* that it keeps others waiting */
 
 /* On NFS and CIFS flock is fcntl's lock, and other hosts write the file. */
 static bool
@@ -1040,7 +1040,7 @@ read_more(struct scan *s)
 	ssize_t n;
 
 	progress(s->drop);
-	if (s->since != 0 && seconds() - s->since > SCAN_SECONDS)
+	if (s->since != 0 && seconds() - s->since >= SCAN_SECONDS)
 		unlock(s->drop);
 	memmove(base - have - LOOK, s->next - LOOK, (size_t)have + LOOK);
 	s->next = base - have;

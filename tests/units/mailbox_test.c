@@ -1489,9 +1489,7 @@ a_failing_look_is_told(void **state)
 		put_half_done_mailbox(SMALL TWO "\n", 7);
 		failing.calls = call;
 		failing.what = LOOKS;
-		n = maildrop_open(&drop, path);
-		if (n == 0)
-			n = maildrop_begin(&drop);
+		n = login();
 		failing.what = NOTHING;
 		told += n == -1 && strcmp(drop.why,
 		    "cannot look at the mailbox: Input/output error") == 0;
