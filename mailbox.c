@@ -1608,6 +1608,12 @@ message_read(struct maildrop *drop, const char **text)
 	return n;
 }
 
+bool
+message_ended(const struct maildrop *drop)
+{
+	return drop->reader->at == drop->reader->end;
+}
+
 /* ---- unique-ids ---- */
 
 /*

@@ -26,6 +26,7 @@
 #define LIBBSD_OPENBSD_VIS	/* which strnvis(), though none is used */
 
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 
 #include <arpa/inet.h>
@@ -140,22 +141,17 @@ static struct maildrop drop = MAILDROP_CLOSED;
 /*
  * ---- signals and time ----
  *
- * No signal does any work.  Those that end a session are blocked, and let in
- * where the process waits for its client, by wait_until(): so they are seen
- * between two commands, and what follows is ordinary code.  Where a library
- * or a file system may hang they have their default instead, and the kernel
- * ends the process: may_hang().  UPDATE and recovery let none in.
+ * No signal has a handler.  Those that end a session are blocked, and a
+ * descriptor tells of them where the process waits for its client, in
+ * wait_until(): so they are seen between two commands, and what follows is
+ * ordinary code.  Where a library or a file system may hang they are let in,
+ * and the kernel ends the process: may_hang().  UPDATE and recovery let none
+ * in.
  */
 
 static const int ending_signals[] = { SIGALRM, SIGHUP, SIGINT, SIGTERM };
 static sigset_t ending;			/* the set of them */
-
-/* That there is a handler makes ppoll(2) return. */
-static void
-nothing(int sig)
-{
-	(void)sig;
-}
+static int signalled;			/* ready when one is pending */
 
 static void
 dispose(void (*how)(int))
@@ -166,11 +162,18 @@ dispose(void (*how)(int))
 		signal(ending_signals[i], how);
 }
 
+/* One that is pending would end the next that may hang. */
+static void
+forget_signals(void)
+{
+	dispose(SIG_IGN);
+	dispose(SIG_DFL);
+}
+
 /* From here on, until did_not_hang(): so many seconds at most. */
 static void
 may_hang(unsigned int seconds)
 {
-	dispose(SIG_DFL);
 	alarm(seconds);
 	sigprocmask(SIG_UNBLOCK, &ending, NULL);
 }
@@ -182,7 +185,6 @@ did_not_hang(void)
 
 	alarm(0);
 	sigprocmask(SIG_BLOCK, &ending, NULL);
-	dispose(nothing);
 	errno = error;
 }
 
@@ -255,7 +257,7 @@ give_up(const char *what)
 
 	close_maildrop();
 	if (session.state == UPDATE)
-		dispose(SIG_IGN);	/* the answer to QUIT is not withheld */
+		forget_signals();	/* the answer to QUIT is not withheld */
 	log_line(LOG_ERR, "maildrop failed: %s mailbox=<%s> at=%s error=%s",
 	    who(), printable(mailbox, session.mailbox), what, drop.why);
 	session.ending = "maildrop";
@@ -289,7 +291,7 @@ log_end(const char *reason)
 {
 	long long seconds = (long long)(time(NULL) - session.began);
 
-	dispose(SIG_IGN);	/* one that is pending would end log_line() */
+	forget_signals();
 	if (session.state == AUTHORIZATION)
 		log_line(LOG_INFO, "no login: ip=%s seconds=%lld reason=%s",
 		    session.peer, seconds, reason);
@@ -322,29 +324,24 @@ end_if_signalled(void)
 }
 
 /*
- * Whether fd is ready before the deadline.  Here signals are let in; but the
+ * Whether fd is ready before the deadline.  Here a signal is seen; but the
  * answer to QUIT is the truth, and is not withheld.
  */
 static bool
 wait_until(long long deadline, int fd, short events)
 {
-	struct pollfd waiting = { .fd = fd, .events = events };
+	struct pollfd waiting[] = { { .fd = fd, .events = events },
+	    { .fd = session.state == UPDATE ? -1 : signalled,
+	    .events = POLLIN } };
 	long long left = deadline - now();
 	struct timespec t = { left / SECOND, left % SECOND };
-	sigset_t mask;
-	int ready;
 
 	if (left <= 0)
 		return false;
-	sigemptyset(&mask);
-	ready = ppoll(&waiting, 1, &t,
-	    session.state == UPDATE ? &ending : &mask);
-	if (session.state != UPDATE && ready == -1)
-		end_session("signal");
 	/* A client that is always ready must not keep a signal waiting. */
-	if (session.state != UPDATE)
-		end_if_signalled();
-	return ready > 0;
+	if (ppoll(waiting, 2, &t, NULL) == -1 || waiting[1].revents != 0)
+		end_session("signal");
+	return waiting[0].revents != 0;
 }
 
 /* Autologout ends the session without a reply and without UPDATE. */
@@ -646,6 +643,7 @@ authenticate(const char *pass, struct passwd **pw, const char **why)
 	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
 	    pw, why);
 	did_not_hang();
+	dispose(SIG_DFL);	/* whatever PAM's modules made of it */
 	if (*pw != NULL)
 		strlcpy(session.account, (*pw)->pw_name,
 		    sizeof(session.account));
@@ -1011,7 +1009,7 @@ send_message(size_t n, struct sending *s)
 	else
 		put_line("+OK %lld octets", (long long)drop.messages[n].octets);
 	while (size > 0 && put_text(s, text, (size_t)size))
-		size = next_text(&text);
+		size = message_ended(&drop) ? 0 : next_text(&text);
 	if (size == -1 || (size > 0 && leave_text() == -1)) {
 		give_up("read");
 		end_session("changed");
@@ -1343,20 +1341,23 @@ start(void)
 	for (i = 0; i < sizeof(ending_signals) / sizeof(int); i++)
 		sigaddset(&ending, ending_signals[i]);
 	sigprocmask(SIG_SETMASK, &ending, NULL);
-	dispose(nothing);
+	dispose(SIG_DFL);
 	signal(SIGCHLD, SIG_DFL);	/* PAM's modules wait for children */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	protect_memory();
 	lift_file_size();
+	closefrom(STDERR_FILENO + 1);
 	/* stderr may be the client, to whom libraries have nothing to say. */
 	while ((fd = open("/dev/null", O_RDWR)) != -1 && fd <= STDERR_FILENO)
 		continue;
 	if (fd == -1)
 		err(71, "/dev/null");
+	if ((signalled = signalfd(-1, &ending, SFD_CLOEXEC)) == -1)
+		err(71, "signalfd");
 	if (!option.debug)
 		dup2(fd, STDERR_FILENO);
-	closefrom(STDERR_FILENO + 1);
+	close(fd);
 	openlog("pop3d", LOG_NDELAY | LOG_PID | (option.debug ? LOG_PERROR : 0),
 	    LOG_MAIL);
 	tzset();

@@ -217,6 +217,9 @@ int message_begin(struct maildrop *drop, size_t n);
  */
 ssize_t message_read(struct maildrop *drop, const char **text);
 
+/* After octets were handed out: true if no more come, false if some may. */
+bool message_ended(const struct maildrop *drop);
+
 /*
  * Whether the message that is read is still what it was: for who stops before
  * its end.  0, or -1 with errno and drop->why, as above.

@@ -419,6 +419,25 @@ def test_a_pipelined_session_is_answered_in_one_write(drop, tmp_path):
     assert writes(tmp_path / "trace")[1:] == [len(answers)]
 
 
+@needs("strace")
+def test_a_message_takes_few_system_calls(drop, tmp_path):
+    """Three that move octets, two for the look whether it changed just now, two
+    that wait, one that a pipe takes more than a socket, and five in case that
+    a read hangs."""
+    def calls(messages):
+        trace = tmp_path / f"trace{messages}"
+        with Session.run("strace", "-o", trace, "-e", "trace=!clock_gettime",
+                         "-e", "signal=none", STUB, "-p", "-m",
+                         drop.path) as session:
+            session.login()
+            for _ in range(messages):
+                session.multi("RETR 1")
+            session.cmd("QUIT")
+            session.wait()
+        return len(trace.read_text().splitlines())
+    assert 100 * 10 < calls(102) - calls(2) < 100 * 14
+
+
 # ---- messages of all sorts ----
 
 @pytest.mark.parametrize("seed", range(8))

@@ -119,6 +119,15 @@ def test_no_session_without_dev_null():
     assert "/dev/null" in log
 
 
+@needs("strace")
+def test_no_session_that_cannot_see_a_signal():
+    output, status, log = talk(
+        "strace", "-qq", "-o", "/dev/null", "-e", "trace=signalfd4", "-e",
+        "inject=signalfd4:error=EMFILE", STUB, "-p")
+    assert (output, status) == (b"", 71)
+    assert "signalfd: Too many open files" in log
+
+
 @needs_root
 def test_nobody_can_look_into_it_from_the_start():
     """What a user runs by hand, another process of the user's cannot trace."""

@@ -147,10 +147,21 @@ def sleeping(host):
         "ps", "-e", "-o", "ppid=,args=").stdout, re.M)
 
 
+@pytest.fixture
+def module_that_ignores_signals(host):
+    service = host.path("/etc/pam.d/pop3d")
+    text = service.read_text()
+    service.write_text(f"auth optional {BUILD / 'pam_ignores.so'}\n{text}")
+    yield
+    service.write_text(text)
+
+
 @needs_root
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
-def test_a_users_file_system_that_never_answers(host, number):
-    """SIGTERM ends the session at once, SIGALRM when it has hung too long."""
+def test_a_users_file_system_that_never_answers(
+        host, module_that_ignores_signals, number):
+    """SIGTERM ends the session at once, SIGALRM when it has hung too long,
+    whatever a module of PAM wanted with them."""
     name = f"p3dgfuse{number:d}"
     password = host.account(name)
     host.path(f"/home/{name}/hung").mkdir()
