@@ -264,7 +264,7 @@ hash_as_pam(const struct credentials *cred)
 	fclose(f);
 	*(void **)&hasher = dlsym(dlopen("libcrypt.so.1", RTLD_NOW), "crypt_r");
 	for (i = 0; !made && *hash != '\0' && hasher != NULL && i < HASHES; i++)
-		hasher("in vain", hash, &data);
+		hasher(cred->pass, hash, &data);
 	explicit_bzero(&data, sizeof(data));
 	explicit_bzero(buf, sizeof(buf));
 	explicit_bzero(line, sizeof(line));
@@ -278,15 +278,18 @@ auth_user(const char *user, const char *pass, const char *peer,
 	char name[NAME_SIZE];
 	struct credentials cred = { name, pass, false };
 	enum auth result;
+	bool root;
 
 	account_name(user, name);
 	result = ask_pam(&cred, peer, why);
 	if (result == AUTH_REFUSED)
 		hash_as_pam(&cred);
 	*pw = getpwnam(name);
-	if (result == AUTH_OK) {
+	root = *pw != NULL && (*pw)->pw_uid == 0;
+	/* Nothing may tell that a password is root's. */
+	if (result == AUTH_OK || (root && result != AUTH_REFUSED)) {
 		*why = *pw == NULL || strchr(name, '/') != NULL ?
-		    "no-account" : (*pw)->pw_uid == 0 ? "root" :
+		    "no-account" : root ? "root" :
 		    getuid() != 0 && (*pw)->pw_uid != getuid() ?
 		    "other-user" : NULL;
 		if (*why != NULL)

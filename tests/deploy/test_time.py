@@ -1,6 +1,7 @@
 """What the time of a refusal tells: not whether there is such an account.
 abuse.py is the long form."""
 
+import base64
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -68,10 +69,11 @@ def served(host):
 
 @pytest.mark.skipif(b"__asan_init" in POP3D.read_bytes(),
                     reason="AddressSanitizer wants to be preloaded itself")
-@pytest.mark.parametrize("cost", [5, 6])
-def test_every_refusal_costs_hashes_alike(host, cost):
+@pytest.mark.parametrize("cost, octets", [(5, 5), (6, 5), (5, 511), (5, 512)])
+def test_every_refusal_costs_hashes_alike(host, cost, octets):
     """As many, and as costly, as PAM makes for a password that is wrong: of
-    the usual cost, and where the administrator wants them to take longer."""
+    the usual cost, and where the administrator wants them to take longer; and
+    none where the password is too long for a hash."""
     host.run("chpasswd", "-c", "YESCRYPT", "-s", cost,
              input="p3dgknown:another\n")
     counted = host.path("/etc/hashes")
@@ -84,12 +86,13 @@ def test_every_refusal_costs_hashes_alike(host, cost):
         counted.write_bytes(b"")
         with host.pop3d("-p") as pop:
             pop.line()
-            pop.cmd(f"USER {name}")
-            pop.cmd("PASS wrong")
+            assert pop.cmd("AUTH PLAIN") == b"+ "
+            message = f"\0{name}\0" + octets * "x"
+            pop.cmd(base64.b64encode(message.encode()).decode())
         costs[kind] = counted.read_text()
     preload.unlink()
     assert len(set(costs.values())) == 1, costs
-    assert f"{2 ** cost // 2} MiB" in costs["wrong password"]
+    assert (f"{2 ** cost // 2} MiB" in costs["wrong password"]) == (octets < 512)
 
 
 def test_many_at_a_time(served):

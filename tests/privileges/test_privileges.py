@@ -87,6 +87,10 @@ CASES = {
     "wrong password": Case("-ERR [AUTH]", password="wrong"),
     "unknown user": Case("-ERR [AUTH]", user="p3dgnobody"),
     "root": Case("-ERR [AUTH]", user="root"),
+    "root, whom an account module refuses": Case(
+        "-ERR [AUTH]", user="root", service="account required pam_deny.so"),
+    "root, and an account module that is missing": Case(
+        "-ERR [AUTH]", user="root", service="account required pam_p3dnone.so"),
     "no password": Case("-ERR [AUTH]", ("passwd", "-d"), password="any"),
     "locked": Case("-ERR [AUTH]", ("passwd", "-l")),
     "account expired": Case("-ERR [SYS/PERM]", ("chage", "-E", "2020-01-01")),
@@ -128,7 +132,8 @@ def refusals(host):
         if case.change:
             host.run(*case.change, accounts[number])
         if case.user == "root":
-            host.run("chpasswd", input=f"root:{passwords[number]}\n")
+            passwords[number] = passwords[0]
+            host.run("chpasswd", input=f"root:{passwords[0]}\n")
     with concurrent.futures.ThreadPoolExecutor(len(CASES)) as threads:
         return dict(zip(CASES, threads.map(login, range(len(CASES)),
                                            CASES.values())))
@@ -142,8 +147,10 @@ def test_refusals(refusals, name):
 
 
 def test_what_a_stranger_must_not_learn_has_one_answer(refusals):
-    """Not who exists, nor which account has no password or is locked."""
-    names = "wrong password", "unknown user", "root", "no password", "locked"
+    """Not who exists, nor which account has no password or is locked, nor that
+    a password is root's."""
+    names = {"wrong password", "unknown user", "no password", "locked",
+             *(name for name in CASES if name.startswith("root"))}
     assert len({refusals[name][0] for name in names}) == 1
 
 
