@@ -199,6 +199,15 @@ now(void)
 
 /* ---- the log, and the end ---- */
 
+/* Again when PAM's modules have run: one may have opened a log of its own. */
+static void
+open_log(void)
+{
+	closelog();
+	openlog("pop3d", LOG_NDELAY | LOG_PID | (option.debug ? LOG_PERROR : 0),
+	    LOG_MAIL);
+}
+
 /*
  * syslog(3) waits for a syslogd that hangs, and so would all who wait for us:
  * nothing is logged while a lock is held that others want.
@@ -534,6 +543,9 @@ enter_maildrop(const struct passwd *pw, const char **missing)
 	drop_privileges(pw, getuid() != 0 ? getgid() :
 	    spool_gid(session.mailbox, pw->pw_gid));
 	setproctitle("%s %s", session.account, session.peer);
+	/* What libraries have opened as root is not the user's. */
+	closefrom(signalled + 1);
+	open_log();
 	if (maildrop_open(&drop, session.mailbox) == -1)
 		return "open";
 	*missing = confine(drop.dir);
@@ -635,15 +647,15 @@ refuse(long long began, const char *method, const char *why, const char *text)
 static enum auth
 authenticate(const char *pass, struct passwd **pw, const char **why)
 {
-	long long left = (session.deadline - now()) / SECOND;
 	enum auth result;
 
-	may_hang(left > 0 ? (unsigned int)left : 1);
+	may_hang(HANG_SECONDS);
 	result = auth_user(session.user, pass,
 	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
 	    pw, why);
 	did_not_hang();
-	dispose(SIG_DFL);	/* whatever PAM's modules made of it */
+	dispose(SIG_DFL);	/* whatever PAM's modules made of them, */
+	open_log();		/* and of it */
 	if (*pw != NULL)
 		strlcpy(session.account, (*pw)->pw_name,
 		    sizeof(session.account));
@@ -1357,9 +1369,7 @@ start(void)
 		err(71, "signalfd");
 	if (!option.debug)
 		dup2(fd, STDERR_FILENO);
-	close(fd);
-	openlog("pop3d", LOG_NDELAY | LOG_PID | (option.debug ? LOG_PERROR : 0),
-	    LOG_MAIL);
+	open_log();
 	tzset();
 	umask(077);
 	session.began = time(NULL);

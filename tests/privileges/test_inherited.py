@@ -13,8 +13,14 @@ import types
 
 import pytest
 
-from harness import POP3D, STUB, Session, mail, needs, needs_root, talk, wait_for
+from harness import BUILD, POP3D, STUB, Session, mail, needs, needs_root, talk, wait_for
 from host import Host
+
+
+@pytest.fixture
+def host():
+    with Host() as host:
+        yield host
 
 
 def stubborn():
@@ -34,18 +40,36 @@ def test_signals_that_the_parent_blocks_or_ignores(drop):
 
 
 @needs_root
-def test_a_module_of_pam_may_wait_for_its_children():
+def test_a_module_of_pam_may_wait_for_its_children(host):
     """Also where the parent had none to wait for."""
-    with Host() as host:
-        password = host.account("p3dgchild")
-        service = host.path("/etc/pam.d/pop3d")
-        service.write_text("auth required pam_exec.so /bin/true\n"
-                           + service.read_text())
-        with host.pop3d("-p", before=(
-                "/usr/bin/python3", "-c", "import os, signal, sys\n"
-                "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-                "os.execv(sys.argv[1], sys.argv[1:])")) as pop:
-            assert pop.login("p3dgchild", password).startswith(b"+OK")
+    password = host.account("p3dgchild")
+    service = host.path("/etc/pam.d/pop3d")
+    service.write_text("auth required pam_exec.so /bin/true\n"
+                       + service.read_text())
+    with host.pop3d("-p", before=(
+            "/usr/bin/python3", "-c", "import os, signal, sys\n"
+            "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+            "os.execv(sys.argv[1], sys.argv[1:])")) as pop:
+        assert pop.login("p3dgchild", password).startswith(b"+OK")
+
+
+@needs_root
+def test_what_a_module_of_pam_leaves_behind(host):
+    """The log is ours again, and no file that root opened is the user's."""
+    password = host.account("p3dgcareless")
+    service = host.path("/etc/pam.d/pop3d")
+    service.write_text(f"auth optional {BUILD / 'pam_careless.so'}\n"
+                       + service.read_text())
+    with host.pop3d("-p") as pop:
+        assert pop.login("p3dgcareless", "wrong").startswith(b"-ERR [AUTH]")
+        assert pop.cmd("USER p3dgcareless").startswith(b"+OK")
+        assert pop.cmd(f"PASS {password}").startswith(b"+OK")
+        number = host.log(r"<22>.* pop3d\[(\d+)\]: login: user=<p3dgcareless>")[1]
+        files = host.run("ls", "-l", f"/proc/{number}/fd").stdout
+        assert "/var/mail/.p3dgcareless.pop3d" in files
+        assert "shadow" not in files
+    host.log(r"<21>.* pop3d\[\d+\]: login failed: user=<p3dgcareless>")
+    host.log(r"<22>.* pop3d\[\d+\]: logout: user=<p3dgcareless>")
 
 
 def test_a_soft_limit_of_the_parent_is_none_of_ours(drop):

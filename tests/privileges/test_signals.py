@@ -141,6 +141,28 @@ def test_a_module_of_pam_that_hangs(host):
     assert statuses == {-signal.SIGALRM, -signal.SIGTERM}
 
 
+@needs_root
+def test_a_module_of_pam_that_takes_longer_than_there_is_time(host):
+    """The last guess before the time to log in is over is a login that failed
+    like any other: in the log, for who counts them."""
+    password = host.account("p3dgslow")
+    service = host.path("/etc/pam.d/pop3d")
+    text = service.read_text()
+    service.write_text("auth required pam_exec.so /bin/sleep 4\n" + text)
+    try:
+        with host.pop3d("-p") as wrong, host.pop3d("-p") as right:
+            for pop, word in (wrong, "no"), (right, password):
+                pop.line()
+                pop.cmd("USER p3dgslow")
+                pop.send(f"PASS {word}\r\n".encode())
+            assert wrong.rest() == b""
+            assert right.line().startswith(b"+OK ")
+    finally:
+        service.write_text(text)
+    host.log("login failed: user=<p3dgslow> .*reason=credentials")
+    host.log("no login: .*reason=timeout")
+
+
 def sleeping(host):
     """The processes that wait for a /bin/sleep 600."""
     return re.findall(r"^ *(\d+) /bin/sleep 600$", host.run(
@@ -148,10 +170,10 @@ def sleeping(host):
 
 
 @pytest.fixture
-def module_that_ignores_signals(host):
+def careless_module(host):
     service = host.path("/etc/pam.d/pop3d")
     text = service.read_text()
-    service.write_text(f"auth optional {BUILD / 'pam_ignores.so'}\n{text}")
+    service.write_text(f"auth optional {BUILD / 'pam_careless.so'}\n{text}")
     yield
     service.write_text(text)
 
@@ -159,7 +181,7 @@ def module_that_ignores_signals(host):
 @needs_root
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
 def test_a_users_file_system_that_never_answers(
-        host, module_that_ignores_signals, number):
+        host, careless_module, number):
     """SIGTERM ends the session at once, SIGALRM when it has hung too long,
     whatever a module of PAM wanted with them."""
     name = f"p3dgfuse{number:d}"

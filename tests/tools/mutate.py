@@ -51,7 +51,7 @@ STUBS = ["build/pop3d-stub", "build/pop3d-stub-hasty", "build/pop3d-stub-patient
          "build/pop3d-stub-norecords", "build/pop3d-stub-disk", "build/on_nfs.so"]
 REAL = ["build/pop3d-quick", "build/pop3d-stub", "build/pop3d-stub-hasty", "build/confine_probe", "build/no_landlock",
         "build/pop3d-calm", "build/pop3d-stub-hangs", "build/raise_in_malloc.so",
-        "build/pam_ignores.so"]
+        "build/pam_careless.so"]
 # What to make in tests/, whether the real pop3d too, what pytest gets.
 STAGES = {
     "unit": (["build/mailbox_test"], False, ["units", "-k", "test_mailbox"]),

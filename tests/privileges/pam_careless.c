@@ -14,11 +14,16 @@
  * OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
  */
 
-/* A PAM module that decides nothing, and leaves signals ignored. */
+/*
+ * A PAM module that decides nothing, and leaves behind what some do: signals
+ * ignored, a log of its own under a name that goes with it, an open file.
+ */
 
 #include <security/pam_modules.h>
 
+#include <fcntl.h>
 #include <signal.h>
+#include <syslog.h>
 
 int
 pam_sm_authenticate(pam_handle_t *pam, int flags, int argc, const char **argv)
@@ -29,7 +34,8 @@ pam_sm_authenticate(pam_handle_t *pam, int flags, int argc, const char **argv)
 	(void)argv;
 	signal(SIGALRM, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
-	return PAM_IGNORE;
+	openlog("careless", LOG_PID, LOG_AUTHPRIV);
+	return open("/etc/shadow", O_RDONLY) == -1 ? PAM_ABORT : PAM_IGNORE;
 }
 
 int
