@@ -37,6 +37,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
+#include <ctype.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -662,6 +663,16 @@ authenticate(const char *pass, struct passwd **pw, const char **why)
 	return result;
 }
 
+/* No account's name has one, and PAM's modules log it as it is. */
+static bool
+has_control(const char *name)
+{
+	for (; *name != '\0'; name++)
+		if (iscntrl((unsigned char)*name))
+			return true;
+	return false;
+}
+
 /* As session.user: the reply to PASS or AUTH is sent, or returned. */
 static const char *
 login(const char *pass, const char *method)
@@ -669,9 +680,9 @@ login(const char *pass, const char *method)
 	long long began = now();
 	struct passwd *pw;
 	enum auth result = AUTH_REFUSED;
-	const char *why = "no-password";
+	const char *why = *pass == '\0' ? "no-password" : "credentials";
 
-	if (*pass != '\0')
+	if (*pass != '\0' && !has_control(session.user))
 		result = authenticate(pass, &pw, &why);
 	switch (result) {
 	case AUTH_OK:

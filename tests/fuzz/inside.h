@@ -25,6 +25,7 @@
 #define LIBBSD_OPENBSD_VIS	/* which strnvis(), though none is used */
 
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 
 #include <arpa/inet.h>
@@ -111,7 +112,7 @@ write_log(const char *format, va_list ap)
 #define read(fd, buf, n)	client_says(buf, n)
 #define write(fd, buf, n)	client_hears(buf, n)
 #define send(fd, buf, n, flags)	client_hears(buf, n)
-#define ppoll(fds, n, t, mask)	((void)*(fds), (void)*(t), (void)(mask), 1)
+#define ppoll(fds, n, t, mask)	((void)*(t), (fds)->revents = (fds)->events, 1)
 #define sigpending(set)		((void)(set), -1)
 #define getenv(name)		client.address
 #define getpeername(fd, a, n)	((void)*(n), -1)
@@ -124,7 +125,9 @@ write_log(const char *format, va_list ap)
 #define open(path, flags)	(STDERR_FILENO + 1)
 #define dup2(fd, to)		((void)0)
 #define closefrom(fd)		((void)0)
+#define signalfd(fd, set, flags) ((void)(fd), (void)(set), 1000)
 #define umask(mask)		((void)0)
+#define closelog()		((void)0)
 #define openlog(...)		((void)0)
 #define vsyslog(level, format, ap) ((void)(level), write_log(format, ap))
 #define setproctitle_init(...)	((void)argv, (void)envp)

@@ -125,6 +125,9 @@ reference_plain(const char *text, size_t length, const char **user,
 		return false;
 	*user = result + strlen(result) + 1;
 	*pass = *user + strlen(*user) + 1;
+	for (const char *p = *user; *p != '\0'; p++)
+		if ((*p >= '\1' && *p < ' ') || *p == '\177')
+			return false;
 	return **user != '\0' && **pass != '\0' &&
 	    (*result == '\0' || strcmp(result, *user) == 0) &&
 	    strlen(*user) < sizeof(session.user);

@@ -1,5 +1,6 @@
 """Who may log in, and what a session may do then: accounts, PAM, spools."""
 
+import base64
 import concurrent.futures
 import contextlib
 import re
@@ -210,6 +211,20 @@ def test_the_name_as_people_type_it(host):
     with session(host, "p3dgnobody@example.org", "any") as (_, answer):
         assert answer.startswith("-ERR [AUTH]")
     host.log("login failed: user=<p3dgnobody@example.org> ip=unknown ")
+
+
+def test_a_name_with_control_characters_is_logged_once_and_by_us(host):
+    """PAM's modules would log it as it is."""
+    name = "-x\nhost pop3d[1]: login failed: user=<y> ip=192.0.2.7"
+    with host.pop3d("-p") as pop:
+        pop.line()
+        assert pop.cmd("AUTH PLAIN") == b"+ "
+        message = base64.b64encode(f"\0{name}\0any".encode()).decode()
+        assert pop.cmd(message).startswith(b"-ERR [AUTH] ")
+        pop.cmd("QUIT")
+    host.log(r"login failed: user=<-x\\nhost\\spop3d.*reason=credentials")
+    host.log("no login: .*reason=quit")
+    assert not any("\n" in line for line in host.lines)
 
 
 def test_an_account_whose_name_is_an_address(host):
