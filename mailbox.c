@@ -2026,7 +2026,7 @@ struct update {
 	off_t		 left;	/* live bytes from r on */
 	uint8_t		 front;	/* bytes of the empty line before the first
 				 * message, or 1 if nothing is there */
-	off_t		 room;	/* bytes of the data area */
+	off_t		 room;	/* bytes of the data area, -1: not yet known */
 	size_t		 dead;	/* no deleted message before this */
 	uint64_t	 copied; /* sum of what copy() copied */
 };
@@ -2092,6 +2092,8 @@ sync_mailbox(struct update *u)
 		return failed(u->drop, "cannot sync the mailbox");
 	if (now.size < u->size)
 		return fail(u->drop, ESTALE, "another program cut the mailbox");
+	if (now.size > u->size)
+		u->room = -1;
 	u->left += now.size - u->size;
 	u->size = now.size;
 	return 0;
@@ -2234,27 +2236,35 @@ put_record(struct update *u, enum state state, off_t w, off_t r)
 }
 
 /*
- * Have as much data area as there may be to move, DATA_AREA_MAX at most, less
- * if there is less room; none if all of it fits in the hole.  The hole never
- * gets smaller, so the number of steps is known.
+ * As much data area as there may be to move, DATA_AREA_MAX at most, less if
+ * there is less room; none if all of it fits in the hole.
  */
-static int
-reserve(struct update *u)
+static void
+make_room(struct update *u)
 {
 	off_t hole = u->rec.r - u->rec.w, room = 0;
-	struct rlimit limit;
 
-	if (getrlimit(RLIMIT_FSIZE, &limit) == -1 ||
-	    limit.rlim_cur < (rlim_t)u->size + SIDE_DATA)
-		return fail(u->drop, EFBIG, "file size limit below what is "
-		    "to be written");
 	if (u->left > hole)
 		room = MIN(u->left, DATA_AREA_MAX);
 	while (room > 0 && fallocate(u->drop->side, 0, SIDE_DATA,
 	    room) == -1 && errno != EOPNOTSUPP)
 		room = room > SIDE_SLOTS ? room / 2 : 0;
 	u->room = room;
-	if (u->left == 0 || (u->left - 1) / STEPS_MAX < MAX(hole, room))
+}
+
+/* The hole never gets smaller, so the number of steps is known. */
+static int
+reserve(struct update *u)
+{
+	off_t hole = u->rec.r - u->rec.w;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) == -1 ||
+	    limit.rlim_cur < (rlim_t)u->size + SIDE_DATA)
+		return fail(u->drop, EFBIG, "file size limit below what is "
+		    "to be written");
+	make_room(u);
+	if (u->left == 0 || (u->left - 1) / STEPS_MAX < MAX(hole, u->room))
 		return 0;
 	give_back_room(u->drop);
 	return fail(u->drop, ENOSPC, "too little room to delete so little");
@@ -2328,9 +2338,12 @@ close_hole(struct update *u)
 	size_t mark;
 
 	for (;;) {
-		while (u->left > 0)
+		while (u->left > 0) {
+			if (u->room == -1)	/* there is more to move */
+				make_room(u);
 			if (step(u) == -1)
 				return -1;
+		}
 		mark = (size_t)mark_size(rec);
 		if (write_at(drop->fd, rec->mark, mark, rec->w) == -1 ||
 		    write_at(drop->fd, rec->mark, mark,
@@ -2338,10 +2351,9 @@ close_hole(struct update *u)
 			return failed(drop, "cannot mark the end");
 		if (sync_mailbox(u) == -1)
 			return -1;
+		/* skip_dead() keeps a separator when something follows. */
+		u->left = count_live(*u, rec->r);
 		if (u->left == 0) {
-			if (rec->r != u->size)
-				return fail(drop, EIO, "the mailbox does not "
-				    "end where it did");
 			if (put_record(u, CUT, rec->w, rec->r) == -1)
 				return -1;
 			if (!has_grown(u))
@@ -2747,7 +2759,6 @@ maildrop_begin(struct maildrop *drop)
 	drop->watched = true;
 	n = begin(drop);
 	unlock(drop);
-	drop->watched = false;
 	return n;
 }
 
@@ -2765,6 +2776,7 @@ maildrop_update(struct maildrop *drop)
 	if (drop->session && !is_name_of(drop, drop->name[SIDE], drop->side))
 		return fail(drop, EBUSY, "the side file was replaced");
 	block_signals(&before);
+	drop->watched = false;
 	if (lock(drop, true) == 0 && check_deleted(drop) == 0)
 		n = update(&u);
 	unlock(drop);

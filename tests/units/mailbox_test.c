@@ -93,7 +93,10 @@ static struct {
 	int		error;		/* of OPENS */
 } failing;
 
-static int	mails;		/* that came in this UPDATE */
+static int	mails;		/* that came in this UPDATE, */
+static const char *new_mail = NEW;	/* each of them this */
+static unsigned int syncs;
+static unsigned int watch;	/* seconds of the latest alarm(2) */
 static int	writes_to_live;	/* once mail came, if not 0: then killed */
 static int	syncs_to_fail;	/* once mail came, if not 0: then one fails */
 static bool	no_disk;	/* nothing is synced: it is the memory's test */
@@ -160,7 +163,7 @@ fails(enum kind what, int error)
 static void
 deliver(void)
 {
-	append(NEW);
+	append(new_mail);
 	mails++;
 }
 
@@ -182,6 +185,7 @@ int __real_ftruncate64(int, off_t);
 int __real_openat64(int, const char *, int, ...);
 int __real_renameat2(int, const char *, int, const char *, unsigned int);
 int __real_fsync(int);
+unsigned int __real_alarm(unsigned int);
 int __real_futimens(int, const struct timespec *);
 int __real_utimensat(int, const char *, const struct timespec *, int);
 int __real_clock_gettime(clockid_t, struct timespec *);
@@ -196,6 +200,7 @@ int __wrap_ftruncate64(int, off_t);
 int __wrap_openat64(int, const char *, int, ...);
 int __wrap_renameat2(int, const char *, int, const char *, unsigned int);
 int __wrap_fsync(int);
+unsigned int __wrap_alarm(unsigned int);
 int __wrap_futimens(int, const struct timespec *);
 int __wrap_utimensat(int, const char *, const struct timespec *, int);
 int __wrap_clock_gettime(clockid_t, struct timespec *);
@@ -295,6 +300,7 @@ __wrap_fsync(int fd)
 {
 	int n;
 
+	syncs++;
 	live_or_die();
 	sigprocmask(SIG_BLOCK, NULL, &blocked);
 	/* Another program is so bold. */
@@ -315,6 +321,14 @@ __wrap_fsync(int fd)
 	    (failing.what == MAIL_ALWAYS && failing.calls-- > 0))
 		deliver();
 	return n;
+}
+
+/* The tests have one of their own. */
+unsigned int
+__wrap_alarm(unsigned int n)
+{
+	watch = n;
+	return 0;
 }
 
 int
@@ -392,16 +406,12 @@ put_text(const char *text)
 	put_mailbox();
 }
 
-/* maildrop_begin() sets alarm(2): that of the tests goes on. */
 static int
 login(void)
 {
 	int n = maildrop_open(&drop, path);
 
-	if (n == 0)
-		n = maildrop_begin(&drop);
-	alarm(PATIENCE);
-	return n;
+	return n == -1 ? -1 : maildrop_begin(&drop);
 }
 
 static void
@@ -1120,7 +1130,7 @@ no_signal_comes_in_update(void **state)
 static void
 expect_mailbox(const char *want)
 {
-	char got[4 * KIB];
+	static char got[2 * SCAN_SIZE];
 	int fd = open(path, O_RDONLY);
 
 	assert_int_not_equal(fd, -1);
@@ -1787,6 +1797,31 @@ left_of_three(int deleted, int new)
 	return want;
 }
 
+/*
+ * A message that is looked at again is read in many pieces: each puts the alarm
+ * off.  Nothing does in UPDATE, which no signal may end.
+ */
+static void
+a_large_message_does_not_hang(void **state)
+{
+	const char *text;
+
+	(void)state;
+	size = 0;
+	add(HEAD "\n", strlen(HEAD "\n"));
+	add_filler(200 * KIB);
+	open_new_drop();
+	assert_int_equal(message_begin(&drop, 0), 0);
+	watch = 0;
+	assert_true(message_read(&drop, &text) > 0);
+	assert_int_equal(watch, 60);
+	drop.messages[0].flags |= MSG_DELETED;
+	watch = 0;
+	assert_int_equal(maildrop_update(&drop), 0);
+	assert_int_equal(watch, 0);
+	close_drop();
+}
+
 /* Delete some of the three while mail comes at a call: 0, or -1. */
 static int
 update_three(int deleted, enum kind mail, int call)
@@ -1857,6 +1892,80 @@ mail_that_comes_all_through_update_is_kept(void **state)
 			    calls), 0);
 			expect_mailbox(left_of_three(deleted, mails));
 		}
+	no_disk = false;
+}
+
+/* However little is deleted, and however much comes. */
+static void
+a_large_mail_that_comes_in_update_takes_few_steps(void **state)
+{
+	static const char line[] = "a line of thirty-two characters\n";
+	static char large[200 * KIB];
+	char *p = large + sprintf(large, "%s\nSubject: large\n\n", FROM_);
+	int call;
+
+	(void)state;
+	while (p + sizeof(line) < large + sizeof(large))
+		p = stpcpy(p, line);
+	no_disk = true;
+	new_mail = large;
+	for (call = 1;; call++) {
+		syncs = 0;
+		assert_int_equal(update_three(2, MAIL_SYNCED, call), 0);
+		if (mails == 0)
+			break;
+		assert_int_equal(size_of(path), strlen(three[0]) +
+		    strlen(three[2]) + strlen(large));
+		assert_true(syncs < 40);
+	}
+	new_mail = NEW;
+	no_disk = false;
+}
+
+/*
+ * Nothing separates the last message that is kept from those that go, so their
+ * separator stays for a mail that comes; but not for one that comes later.
+ */
+static void
+mail_that_comes_has_a_separator(void **state)
+{
+	static char kept[300 * KIB];
+	const char *gone = TWO "\n";
+	size_t n, first = strlen(SMALL), separated = 0;
+	int call;
+
+	(void)state;
+	no_disk = true;
+	for (call = 1, mails = 1; mails > 0; call++) {
+		unlink(side);
+		size = 0;
+		add(SMALL HEAD "\n", strlen(SMALL HEAD "\n"));
+		add_filler(200 * KIB);
+		n = size - first;
+		memcpy(kept, content + first, n);
+		strcpy(kept + n, "\n" NEW);
+		add(gone, strlen(gone));
+		put_mailbox();
+		open_drop();
+		assert_int_equal(drop.count, 3);
+		assert_int_equal(drop.messages[1].separator, 0);
+		drop.messages[0].flags |= MSG_DELETED;
+		drop.messages[2].flags |= MSG_DELETED;
+		mails = 0;
+		failing.calls = call;
+		failing.what = MAIL_SYNCED;
+		assert_int_equal(maildrop_update(&drop), 0);
+		failing.what = NOTHING;
+		close_drop();
+		if (mails == 0)
+			strcpy(kept + n, "");
+		else if (size_of(path) == (off_t)strlen(kept))
+			separated++;
+		else
+			strcpy(kept + n, NEW);
+		expect_mailbox(kept);
+	}
+	assert_true(separated > 3);
 	no_disk = false;
 }
 
@@ -2196,6 +2305,10 @@ main(int argc, char *argv[])
 		cmocka_unit_test(mail_that_comes_in_update_is_kept),
 		cmocka_unit_test(mail_that_comes_all_through_update_is_kept),
 		cmocka_unit_test(
+		    a_large_mail_that_comes_in_update_takes_few_steps),
+		cmocka_unit_test(mail_that_comes_has_a_separator),
+		cmocka_unit_test(a_large_message_does_not_hang),
+		cmocka_unit_test(
 		    mail_that_came_in_update_outlives_a_failing_fsync),
 		cmocka_unit_test(mail_that_came_in_update_outlives_a_kill),
 		cmocka_unit_test(two_torn_records_are_set_aside),
@@ -2211,7 +2324,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_dead_sessions_dotlock_is_known_by_its_mode),
 	};
 
-	alarm(PATIENCE);
+	__real_alarm(PATIENCE);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
