@@ -271,6 +271,8 @@ give_up(const char *what)
 	log_line(LOG_ERR, "maildrop failed: %s mailbox=<%s> at=%s error=%s",
 	    who(), printable(mailbox, session.mailbox), what, drop.why);
 	session.ending = "maildrop";
+	if (session.state == UPDATE && drop.begun)
+		return "[SYS/TEMP] not all deleted messages may be gone";
 	switch (error) {
 	case EBUSY:
 		return "[IN-USE] maildrop is locked by another POP3 session";
@@ -288,8 +290,7 @@ give_up(const char *what)
 		return "[SYS/TEMP] mailbox was changed by another program";
 	default:
 		return session.state != UPDATE ?
-		    "[SYS/TEMP] mailbox cannot be used now" : drop.begun ?
-		    "[SYS/TEMP] not all deleted messages may be gone" :
+		    "[SYS/TEMP] mailbox cannot be used now" :
 		    error == ENOSPC || error == EDQUOT ?
 		    "[SYS/TEMP] no room to delete: nothing was deleted" :
 		    "[SYS/TEMP] nothing was deleted";

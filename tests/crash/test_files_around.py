@@ -10,7 +10,7 @@ import tempfile
 import pytest
 
 import mailers
-from harness import Maildrop, mail, needs, needs_root
+from harness import STUB, Maildrop, Session, mail, needs, needs_root
 from test_fulldisk import fill, small_disk
 
 pytestmark = needs_root
@@ -159,6 +159,20 @@ def test_without_a_free_inode_mail_is_read_and_the_rest_is_refused_with_the_reas
             assert re.match(rb"-ERR \[SYS/TEMP\] .*nothing was deleted", session.cmd("QUIT"))
             assert "dele=0 " in log_of(session)
         assert drop.content == THREE
+
+
+@needs("strace")
+@pytest.mark.parametrize("error", ["ESTALE", "EPERM", "EAGAIN", "EIO"])
+def test_an_update_that_fails_half_way_says_so(tmp_path, error):
+    """Whatever it was: its record says what is under way."""
+    drop = Maildrop(tmp_path / "alice", THREE)
+    with Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=ftruncate", "-e", f"inject=ftruncate:error={error}:when=1",
+                     STUB, "-p", "-d", "-m", drop.path) as session:
+        session.login()
+        session.cmd("DELE 1")
+        assert session.cmd("QUIT") == b"-ERR [SYS/TEMP] not all deleted messages may be gone"
+    with drop.session() as session:
+        assert session.login().startswith(b"+OK 2 messages")
 
 
 def test_without_a_free_inode_all_can_be_deleted(tmp_path):
