@@ -261,6 +261,32 @@ def serves_by_socket_unit(system, user):
     assert "logout: user=<p3dalice>" in log and "not confined" not in log
 
 
+FAILLOCK = """\
+auth required pam_faillock.so preauth deny=2 unlock_time=never
+auth [success=1 default=bad] pam_unix.so
+auth [default=die] pam_faillock.so authfail deny=2 unlock_time=never
+auth required pam_permit.so
+account required pam_faillock.so
+account required pam_unix.so
+"""
+
+
+def faillock_counts_in_the_unit(system, user):
+    """Where nothing but the unit makes its folder."""
+    rules = system.root / "etc/pam.d/pop3d"
+    before = rules.read_text()
+    rules.write_text(FAILLOCK)
+    system.type("rm -rf /run/faillock")
+    for word, begins in ((user.password, b"+OK"), ("no", b"-ERR [AUTH]"),
+                         ("no", b"-ERR [AUTH]"),
+                         (user.password, b"-ERR [AUTH]")):
+        with system.session() as session:
+            answer = session.login(user.name, word)
+        assert answer.startswith(begins), answer
+    system.type("rm -rf /run/faillock")
+    rules.write_text(before)
+
+
 def upgrade_keeps_what_is_there(system, user):
     old = system.ask("pop3d -V").split()[1]
     rules = system.root / "etc/pam.d/pop3d"
@@ -330,6 +356,7 @@ def life(system):
     conflicts_where_paths_are_the_same(system)
     serves_by_inetd(system, alice)
     serves_by_socket_unit(system, alice)
+    faillock_counts_in_the_unit(system, alice)
     upgrade_keeps_what_is_there(system, alice)
     killed_in_update(system, bob)
     remove_and_purge(system, alice, bob, before)
