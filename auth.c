@@ -334,7 +334,7 @@ drop_privileges(const struct passwd *pw, gid_t spool)
 		}
 	} else
 		spool = gid = getgid();
-	if (uid == 0 || setuid(0) != -1 || seteuid(0) != -1 ||
+	if (setuid(0) != -1 || seteuid(0) != -1 ||
 	    getresuid(&ruid, &euid, &suid) == -1 ||
 	    getresgid(&rgid, &egid, &sgid) == -1 ||
 	    ruid != uid || euid != uid || suid != uid ||

@@ -1940,8 +1940,7 @@ load_index(struct maildrop *drop)
 	struct index x;
 	size_t size;
 
-	if (drop->side == -1 || hidden(drop) != 0 ||
-	    drop->seen.size < INDEX_MIN ||
+	if (hidden(drop) != 0 || drop->seen.size < INDEX_MIN ||
 	    read_all(drop->side, &x, sizeof(x), SIDE_DATA) == -1 ||
 	    x.magic != INDEX_MAGIC || x.count > MESSAGES_MAX ||
 	    memcmp(&x.mailbox, &drop->seen, sizeof(x.mailbox)) != 0)

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from harness import BUILD, STUB, Session, mail, needs, wait_for
+from harness import BUILD, STUB, Session, mail, needs, needs_root, wait_for
 
 PATIENT = BUILD / "pop3d-stub-patient"
 LOCK_SECONDS = 3
@@ -109,6 +109,19 @@ def test_a_foreign_dotlock_is_respected_but_mail_can_be_read(drop):
         assert answer.startswith(b"-ERR [SYS/TEMP] ") and b"locked" in answer
     assert drop.state() == before
     assert drop.dotlock.read_text() == "1\n"
+
+
+@needs_root
+@pytest.mark.parametrize("owner, age, broken", [(0, 700, True), (12345, 700, True), (12345, 500, False), (54321, 700, False)])
+def test_a_stale_dotlock_is_broken_if_it_is_the_users_or_roots(ordinary, monkeypatch, owner, age, broken):
+    clock = ordinary.path.with_name("clock")
+    ordinary.dotlock.write_text("1\n")
+    os.chown(ordinary.dotlock, owner, owner)
+    clock.write_text(str(int(ordinary.dotlock.stat().st_ctime) + age))
+    monkeypatch.setenv("POP3D_STUB_CLOCK", str(clock))
+    with ordinary.session(binary=BUILD / "pop3d-stub-clock") as session:
+        assert session.login().startswith(b"+OK" if broken else b"-ERR [IN-USE] mailbox is locked")
+    assert ordinary.dotlock.exists() != broken
 
 
 def test_a_dotlock_that_goes_is_waited_for_at_quit(drop):

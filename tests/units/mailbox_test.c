@@ -411,7 +411,11 @@ login(void)
 {
 	int n = maildrop_open(&drop, path);
 
-	return n == -1 ? -1 : maildrop_begin(&drop);
+	if (n == 0)
+		n = maildrop_begin(&drop);
+	assert_true(n == 0 || n == -1);
+	assert_int_equal(drop.dot, -1);
+	return n;
 }
 
 static void
