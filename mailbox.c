@@ -2530,7 +2530,7 @@ matches(struct update *u, bool cut)
 
 /* Leave the mailbox alone: what the record speaks of is not there any more. */
 static int
-give_up(struct update *u)
+leave_alone(struct update *u)
 {
 	struct maildrop *drop = u->drop;
 
@@ -2591,7 +2591,7 @@ recover(struct update *u)
 	int n = 0, cut = 0;
 
 	if (drop->fd == -1)
-		return give_up(u);
+		return leave_alone(u);
 	if (look_at(drop->fd, "", &drop->seen) == -1)
 		return failed(drop, "cannot look at the mailbox");
 	u->size = drop->seen.size;
@@ -2602,7 +2602,7 @@ recover(struct update *u)
 	if (cut == -1 || (n = matches(u, cut)) == -1)
 		return failed(drop, "cannot recover");
 	if (n == 0)
-		return give_up(u);
+		return leave_alone(u);
 	if (drop->writable && go_on(u, cut) == 0)
 		drop->recovered = true;
 	else
