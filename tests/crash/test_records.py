@@ -83,7 +83,7 @@ def test_what_is_marked_is_cut_off(drop, mail_behind):
     {"w": -1}, {"w": R}, {"w": R + 1}, {"r": SIZE + 1}, {"n": -1, "next": R}, {"n": 2**62},
     {"saved": THREE, "next": R - 1}, {"saved": THREE, "next": SIZE + 1}, {"saved": THREE, "next": SIZE - 1},
     {"saved": THREE, "next": R},
-    {"saved": THREE, "next": -2**63}, {"size": SIZE + 1}], ids=str)
+    {"saved": THREE, "next": -2**63}, {"size": SIZE + 1}, {"state": CUT, "w": SIZE, "r": 10}], ids=str)
 def test_numbers_that_cannot_be_are_not_followed(drop, numbers):
     content = ONE + TWO + THREE
     put(drop, content, **numbers)

@@ -63,6 +63,7 @@ STAGES = {
              ["cases/test_access.py", "cases/test_proxy.py", "cases/test_session.py", "-k", "not real and not host and not killed_session "
               "and not what_another and not haproxy and not lasts and not thousand and not as_long_as_a_login"]),
     "changes": (STUBS[:1], False, ["crash/test_changes.py"]),
+    "records": (STUBS[:1], False, ["crash/test_records.py"]),
     "lines": (STUBS[:2], False, ["cases/test_transcripts.py", "-k", "one_segment"]),
     "ids": (["build/pop3d-stub"], False, ["cases/test_unique_ids.py"]),
     "lies": (["build/pop3d-stub-disk", "build/killat"], False, ["crash/test_faults.py", "-k", "not_believed"]),
@@ -83,7 +84,7 @@ STAGES = {
                ["deploy/test_deploy_files.py", "cases/test_session.py", "-k", "deploy_files or real"]),
     "all": (["all"], True, ["."]),
 }
-ORDER = {"pop3d.c": ["lines", "talk", "changes", "authreal"], "auth.c": ["auth", "authreal"],
+ORDER = {"pop3d.c": ["lines", "talk", "changes", "records", "authreal"], "auth.c": ["auth", "authreal"],
          "mailbox.c": ["unit", "lines", "ids", "drop", "kill", "lies", "locks"]}
 # Stages that are for the mutants of some functions alone, for they take long.
 LOCKS = {"is_remote", "drop_pages", "holder", "kernel_lock", "make_dotlock", "is_dead", "break_dotlock", "dotlock", "try_locks",
