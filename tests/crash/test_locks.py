@@ -111,6 +111,16 @@ def test_a_foreign_dotlock_is_respected_but_mail_can_be_read(drop):
     assert drop.dotlock.read_text() == "1\n"
 
 
+@needs("strace")
+def test_who_holds_a_lock_may_not_be_told(drop):
+    """When the kernel does not say: each third fcntl is the question."""
+    with held(drop, "fcntl"), Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=fcntl", "-e",
+                                          "inject=fcntl:error=ENOLCK:when=3+3", STUB, "-p", "-d", "-m", drop.path) as session:
+        assert session.login().startswith(b"-ERR [IN-USE] mailbox is locked")
+        session.wait()
+        assert "error=fcntl lock is held by somebody; tried for 3 s" in session.log()
+
+
 @needs_root
 @pytest.mark.parametrize("owner, age, broken", [(0, 700, True), (12345, 700, True), (12345, 500, False), (54321, 700, False)])
 def test_a_stale_dotlock_is_broken_if_it_is_the_users_or_roots(ordinary, monkeypatch, owner, age, broken):

@@ -213,6 +213,16 @@ def test_the_name_as_people_type_it(host):
     host.log("login failed: user=<p3dgnobody@example.org> ip=unknown ")
 
 
+@pytest.mark.parametrize("peer", ["192.0.2.9", ""])
+def test_pam_is_told_the_clients_address(host, peer):
+    """If it is known; so its modules can go by it, and log it."""
+    name = f"p3dgpeer{len(peer)}"
+    host.account(name)
+    with host.pop3d("-p", before=("env", f"TCPREMOTEIP={peer}")) as pop:
+        assert pop.login(name, "wrong").startswith(b"-ERR [AUTH]")
+    host.log(f"pam_unix.pop3d:auth.: authentication failure; .* rhost={peer} +user={name}$")
+
+
 def test_a_name_with_control_characters_is_logged_once_and_by_us(host):
     """PAM's modules would log it as it is."""
     name = "-x\nhost pop3d[1]: login failed: user=<y> ip=192.0.2.7"
