@@ -598,22 +598,25 @@ unlock(struct maildrop *drop)
 }
 
 /*
- * Work gets on: the dotlock is touched, and who watches us is told.  Leaves
- * errno alone.
+ * Work gets on: the dotlock is touched, and the alarm put off, once a second,
+ * for it costs more than a read.  Leaves errno alone.
  */
 static void
 progress(struct maildrop *drop)
 {
+	time_t now = seconds();
 	int error = errno;
 
-	if (drop->watched)
+	if (drop->watched && now != drop->put_off) {
 		alarm(HANG_SECONDS);
-	if (drop->dot == -1 || seconds() - drop->touched < TOUCH_SECONDS)
+		drop->put_off = now;
+	}
+	if (drop->dot == -1 || now - drop->touched < TOUCH_SECONDS)
 		return;
 	if (is_name_of(drop, drop->name[LOCK], drop->dot))
 		utimensat(drop->dir, drop->name[LOCK], NULL,
 		    AT_SYMLINK_NOFOLLOW);
-	drop->touched = seconds();
+	drop->touched = now;
 	errno = error;
 }
 
@@ -2702,7 +2705,7 @@ recover_latest(struct maildrop *drop)
 	drop->watched = false;
 	n = recover(&u);
 	drop->watched = true;
-	progress(drop);
+	alarm(HANG_SECONDS);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return n;
 }

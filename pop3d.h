@@ -142,7 +142,8 @@ struct maildrop {
 	bool		 remote;	/* other hosts may change the mailbox */
 	bool		 session;	/* the session lock is ours */
 	bool		 locked;	/* by lock() */
-	bool		 watched;	/* progress() sets the alarm anew */
+	bool		 watched;	/* progress() puts the alarm off */
+	time_t		 put_off;	/* when it did */
 	time_t		 touched;	/* when the dotlock was, last */
 	struct stamp	 seen;		/* the mailbox as it was scanned */
 	bool		 settled;	/* a change since would show in seen */
