@@ -18,7 +18,7 @@ from harness import (BUILD, HASTY, LOGIN, PATIENCE, QUICK, STUB, Maildrop, Sessi
                      account, mail, needs, needs_root, superserver, wait_for)
 
 # What build/pop3d-stub-hasty was made with.
-AUTOLOGOUT_MIN, LOGIN_SECONDS, HANG_SECONDS = 2, 4, 6
+AUTOLOGOUT_MIN, LOGIN_SECONDS, HANG_SECONDS = 2, 4, 10
 
 
 def sent(message, lines=None):

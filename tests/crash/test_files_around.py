@@ -162,6 +162,16 @@ def test_without_a_free_inode_mail_is_read_and_the_rest_is_refused_with_the_reas
 
 
 @needs("strace")
+def test_without_its_saved_gid_there_is_no_session(tmp_path):
+    drop = Maildrop(tmp_path / "alice", THREE)
+    with Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=getresgid", "-e", "inject=getresgid:error=EFAULT:when=1",
+                     STUB, "-p", "-d", "-m", drop.path) as session:
+        assert session.login().startswith(b"-ERR [SYS/TEMP]")
+        session.wait()
+        assert "error=cannot tell the saved gid: Bad address" in session.log()
+
+
+@needs("strace")
 @pytest.mark.parametrize("error", ["ESTALE", "EPERM", "EAGAIN", "EIO"])
 def test_an_update_that_fails_half_way_says_so(tmp_path, error):
     """Whatever it was: its record says what is under way."""

@@ -17,7 +17,7 @@ from harness import (BUILD, HASTY, LOGIN, POP3D, QUICK, TESTS, Maildrop,
 from host import Host
 
 ENDING = ["SIGALRM", "SIGHUP", "SIGINT", "SIGTERM"]
-HANG_SECONDS = 6    # of build/pop3d-quick and its like
+HANG_SECONDS = 10   # of build/pop3d-quick and its like
 HANGS = BUILD / "pop3d-stub-hangs"   # HASTY with privileges/hang.c
 READING = ["RETR 1", "TOP 1 0", "UIDL 1"]   # commands that read the mailbox
 RE_ENTERED = 99     # raise_in_malloc.c's
@@ -26,7 +26,7 @@ STRIDE = 15         # mallocs of a session, of which there are some hundreds
 
 @pytest.fixture(scope="module")
 def host():
-    """Where 4 s are the time to log in, and 6 s that something may hang."""
+    """Where 4 s are the time to log in, and 10 s that something may hang."""
     with Host(pop3d=QUICK) as host:
         yield host
 
