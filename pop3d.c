@@ -656,8 +656,9 @@ authenticate(const char *pass, struct passwd **pw, const char **why)
 	    strcmp(session.peer, "unknown") == 0 ? NULL : session.peer,
 	    pw, why);
 	did_not_hang();
-	dispose(SIG_DFL);	/* whatever PAM's modules made of them, */
-	open_log();		/* and of it */
+	/* PAM's modules may have left signals and the log as they liked. */
+	dispose(SIG_DFL);
+	open_log();
 	if (*pw != NULL)
 		strlcpy(session.account, (*pw)->pw_name,
 		    sizeof(session.account));

@@ -26,7 +26,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tools"))
 
-from harness import Session, mail, wait_for     # noqa: E402
+from harness import FAILLOCK, Session, mail, wait_for     # noqa: E402
 
 CACHE = pathlib.Path("/var/cache/pop3d-ci")
 BUILD = r"""
@@ -259,16 +259,6 @@ def serves_by_socket_unit(system, user):
     assert user.mailbox.read_bytes() == mail(2) + mail(3)
     log = system.ask("journalctl -t pop3d --no-pager")
     assert "logout: user=<p3dalice>" in log and "not confined" not in log
-
-
-FAILLOCK = """\
-auth required pam_faillock.so preauth deny=2 unlock_time=never
-auth [success=1 default=bad] pam_unix.so
-auth [default=die] pam_faillock.so authfail deny=2 unlock_time=never
-auth required pam_permit.so
-account required pam_faillock.so
-account required pam_unix.so
-"""
 
 
 def faillock_counts_in_the_unit(system, user):

@@ -9,7 +9,7 @@ import typing
 
 import pytest
 
-from harness import needs_root
+from harness import FAILLOCK, needs_root
 from host import ETC, Host
 
 pytestmark = needs_root
@@ -158,14 +158,7 @@ def test_what_a_stranger_must_not_learn_has_one_answer(refusals):
 def test_faillock_counts_our_refusals(host):
     """After two wrong passwords the right one is refused, like a third."""
     password = host.account("p3dgfaillock")
-    host.path("/etc/pop3d.pam.faillock").write_text("""
-auth required pam_faillock.so preauth deny=2 unlock_time=never
-auth [success=1 default=bad] pam_unix.so
-auth [default=die] pam_faillock.so authfail deny=2 unlock_time=never
-auth required pam_permit.so
-account required pam_faillock.so
-account required pam_unix.so
-""")
+    host.path("/etc/pop3d.pam.faillock").write_text(FAILLOCK)
     before = under("/etc/pop3d.pam.faillock")
     with session(host, "p3dgfaillock", "no", before=before) as (pop, answer):
         assert answer.startswith("-ERR [AUTH]")

@@ -118,26 +118,33 @@ def test_a_signal_inside_malloc(counted, number):
 
 # ---- what hangs ends ----
 
-@needs_root
-def test_a_module_of_pam_that_hangs(host):
-    """It is given up when the time to log in is over, or by SIGTERM."""
-    password = host.account("p3dghang")
+@contextlib.contextmanager
+def service_with(host, line):
+    """PAM's service with a line in front."""
     service = host.path("/etc/pam.d/pop3d")
     text = service.read_text()
-    service.write_text("auth required pam_exec.so /bin/sleep 600\n" + text)
+    service.write_text(f"{line}\n{text}")
     try:
-        with host.pop3d("-p") as left, host.pop3d("-p") as ended:
-            for pop in left, ended:
-                pop.line()
-                pop.cmd("USER p3dghang")
-                pop.send(f"PASS {password}\r\n".encode())
-            wait_for(lambda: len(sleeping(host)) == 2)
-            number = sleeping(host)[0]
-            host.run("kill", number)
-            statuses = {left.wait(), ended.wait()}
-            assert left.rest() == ended.rest() == b""
+        yield
     finally:
         service.write_text(text)
+
+
+@needs_root
+def test_a_module_of_pam_that_hangs(host):
+    """It is given up when it has hung too long, or by SIGTERM."""
+    password = host.account("p3dghang")
+    with service_with(host, "auth required pam_exec.so /bin/sleep 600"), \
+            host.pop3d("-p") as left, host.pop3d("-p") as ended:
+        for pop in left, ended:
+            pop.line()
+            pop.cmd("USER p3dghang")
+            pop.send(f"PASS {password}\r\n".encode())
+        wait_for(lambda: len(sleeping(host)) == 2)
+        number = sleeping(host)[0]
+        host.run("kill", number)
+        statuses = {left.wait(), ended.wait()}
+        assert left.rest() == ended.rest() == b""
     assert statuses == {-signal.SIGALRM, -signal.SIGTERM}
 
 
@@ -146,19 +153,14 @@ def test_a_module_of_pam_that_takes_longer_than_there_is_time(host):
     """The last guess before the time to log in is over is a login that failed
     like any other: in the log, for who counts them."""
     password = host.account("p3dgslow")
-    service = host.path("/etc/pam.d/pop3d")
-    text = service.read_text()
-    service.write_text("auth required pam_exec.so /bin/sleep 4\n" + text)
-    try:
-        with host.pop3d("-p") as wrong, host.pop3d("-p") as right:
-            for pop, word in (wrong, "no"), (right, password):
-                pop.line()
-                pop.cmd("USER p3dgslow")
-                pop.send(f"PASS {word}\r\n".encode())
-            assert wrong.rest() == b""
-            assert right.line().startswith(b"+OK ")
-    finally:
-        service.write_text(text)
+    with service_with(host, "auth required pam_exec.so /bin/sleep 4"), \
+            host.pop3d("-p") as wrong, host.pop3d("-p") as right:
+        for pop, word in (wrong, "no"), (right, password):
+            pop.line()
+            pop.cmd("USER p3dgslow")
+            pop.send(f"PASS {word}\r\n".encode())
+        assert wrong.rest() == b""
+        assert right.line().startswith(b"+OK ")
     host.log("login failed: user=<p3dgslow> .*reason=credentials")
     host.log("no login: .*reason=timeout")
 
@@ -171,11 +173,8 @@ def sleeping(host):
 
 @pytest.fixture
 def careless_module(host):
-    service = host.path("/etc/pam.d/pop3d")
-    text = service.read_text()
-    service.write_text(f"auth optional {BUILD / 'pam_careless.so'}\n{text}")
-    yield
-    service.write_text(text)
+    with service_with(host, f"auth optional {BUILD / 'pam_careless.so'}"):
+        yield
 
 
 @needs_root

@@ -23,6 +23,15 @@ import pytest
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 BUILD = TESTS / "build"
 POP3D = TESTS.parent / "pop3d"      # the real one
+# A PAM service that lets nobody in after two wrong passwords.
+FAILLOCK = """\
+auth required pam_faillock.so preauth deny=2 unlock_time=never
+auth [success=1 default=bad] pam_unix.so
+auth [default=die] pam_faillock.so authfail deny=2 unlock_time=never
+auth required pam_permit.so
+account required pam_faillock.so
+account required pam_unix.so
+"""
 STUB = BUILD / "pop3d-stub"         # alice, password secret: no PAM, no root
 HASTY = BUILD / "pop3d-stub-hasty"   # the same with short limits of time
 QUICK = BUILD / "pop3d-quick"       # the real auth.c with short limits

@@ -91,7 +91,8 @@ LOCKS = {"is_remote", "drop_pages", "holder", "kernel_lock", "make_dotlock", "is
          "unlock", "progress", "lock", "session_lock", "open_side", "begin", "maildrop_begin", "maildrop_open",
          "maildrop_close", "pause_at_random", "is_name_of", "use_gid", "move_name", "remove_name", "file_clock", "seconds", "look_at"}
 CRASH = {"write_at", "read_at", "read_all", "sum", "next_dead", "skip_dead", "count_live", "sync_mailbox", "gather", "copy",
-         "copy_saved", "mark_size", "anchor", "take_anchors", "commit", "put_record", "make_room", "reserve", "move_saved", "step", "finish",
+         "copy_saved", "mark_size", "anchor", "take_anchors", "commit", "put_record", "make_room", "reserve",
+         "move_saved", "step", "finish",
          "close_hole", "update", "check_deleted", "maildrop_update", "is_range", "is_strange", "was_cut",
          "matches", "leave_alone", "go_on", "read_through", "recover", "recover_latest", "self_sum",
          "latest_record", "write_record", "give_back_room", "set_aside"} | LOCKS
