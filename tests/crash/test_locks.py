@@ -118,7 +118,7 @@ def test_who_holds_a_lock_may_not_be_told(drop):
                                           "inject=fcntl:error=ENOLCK:when=3+3", STUB, "-p", "-d", "-m", drop.path) as session:
         assert session.login().startswith(b"-ERR [IN-USE] mailbox is locked")
         session.wait()
-        assert "error=fcntl lock is held by somebody; tried for 3 s" in session.log()
+        assert "error=fcntl lock is held by somebody; tried for " in session.log()
 
 
 @needs_root
