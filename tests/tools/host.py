@@ -25,7 +25,7 @@ CLONE_NEWNET = 0x40000000
 
 # The first process of the host: ends, and everything with it, when its input
 # is closed.
-SETUP = f"""
+SETUP = """
 read -r pid _ < /proc/self/stat
 mount -t proc proc /proc
 for name in etc home var/mail usr/local/sbin; do

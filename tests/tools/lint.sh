@@ -104,6 +104,7 @@ check "cppcheck" cppcheck --quiet --error-exitcode=1 --std=c11 \
 check "the manual" mandoc -T lint -W warning pop3d.8
 check "shell scripts" shellcheck $(find . -name '*.sh' ! -path './.git/*') \
     etc/renew-hook etc/debian/postrm
+check "Python" pyflakes3 $(find . -name '*.py' ! -path './.git/*')
 }
 check "80 columns" wide
 
