@@ -172,6 +172,29 @@ def test_without_its_saved_gid_there_is_no_session(tmp_path):
 
 
 @needs("strace")
+def test_the_log_has_the_systems_word_for_a_mailbox_that_cannot_be_read(tmp_path):
+    """At the last read of UPDATE."""
+    trace = tmp_path / "trace"
+
+    def update(*inject):
+        """What QUIT says, the log, how often the mailbox was read."""
+        drop = Maildrop(tmp_path / "alice", mail(1) + mail(2))
+        drop.side.touch(0o600)
+        with Session.run("strace", "-o", trace, "-P", drop.path, "-e", "trace=pread64", *inject, STUB, "-p", "-d", "-m", drop.path) as session:
+            session.login()
+            session.cmd("DELE 1")
+            answer = session.cmd("QUIT")
+            session.wait()
+            return answer, session.log(), trace.read_text().count("pread64(")
+
+    answer, _, reads = update()
+    assert answer.startswith(b"+OK")
+    answer, log, _ = update("-e", f"inject=pread64:error=ENXIO:when={reads}")
+    assert answer.startswith(b"-ERR")
+    assert "No such device or address" in log
+
+
+@needs("strace")
 @pytest.mark.parametrize("error", ["ESTALE", "EPERM", "EAGAIN", "EIO"])
 def test_an_update_that_fails_half_way_says_so(tmp_path, error):
     """Whatever it was: its record says what is under way."""

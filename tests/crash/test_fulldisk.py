@@ -11,7 +11,7 @@ import pytest
 
 import crash
 import lab
-from harness import STUB, Session, mail, needs, needs_root
+from harness import BUILD, STUB, Session, mail, needs, needs_root
 
 SERVERS = {path.name: path for path in lab.SERVERS}
 
@@ -146,6 +146,23 @@ def test_a_limit_on_the_size_of_files_puts_recovery_off():
 
 
 SIDE = ".alice.pop3d"
+
+
+@needs("strace")
+def test_room_is_looked_for_once(drop, tmp_path):
+    """However many steps it takes to move all, if no mail comes meanwhile."""
+    kept = b"".join(mail(number, 90 * b"Some text.\n") for number in range(2, 30))
+    drop.path.write_bytes(mail(1) + kept)
+    trace = tmp_path / "trace"
+    with Session.run("strace", "-o", trace, "-e", "trace=fallocate,pwrite64", BUILD / "pop3d-stub-area4k", "-p", "-m",
+                     drop.path) as session:
+        session.login()
+        session.cmd("DELE 1")
+        assert session.cmd("QUIT").startswith(b"+OK")
+        session.wait()
+    calls = trace.read_text()
+    assert calls.count("pwrite64(") > 20 and calls.count("fallocate(") == 1
+    assert drop.content == kept
 
 
 @needs("strace")

@@ -155,6 +155,22 @@ def test_what_a_stranger_must_not_learn_has_one_answer(refusals):
     assert len({refusals[name][0] for name in names}) == 1
 
 
+def test_the_log_tells_what_troubles_pam(host):
+    """Which a wrong password is not."""
+    host.account("p3dgtrouble")
+    broken = host.path("/etc/pop3d.pam.broken")
+    broken.write_text("auth required pam_p3dnone.so\n")
+    pids = []
+    for before in (), under("/etc/pop3d.pam.broken"):
+        host.lines.clear()
+        with session(host, "p3dgtrouble", "wrong", before=before):
+            pids.append(host.log(
+                r"pop3d\[(\d+)\]: login failed: user=<p3dgtrouble>")[1])
+            told = [line for line in host.lines
+                    if f"pop3d[{pids[-1]}]: PAM: " in line]
+            assert len(told) == (before != ())
+
+
 def test_faillock_counts_our_refusals(host):
     """After two wrong passwords the right one is refused, like a third."""
     password = host.account("p3dgfaillock")

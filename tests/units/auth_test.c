@@ -93,10 +93,6 @@ put(const char *name, const char *text)
 	assert_int_equal(fclose(f), 0);
 }
 
-/*
- * pam_wrapper makes a folder for each process, and two that look for a free
- * name at once find the same: so the first call of PAM is one at a time.
- */
 /* As sssd has it where names have no case. */
 static bool names_have_no_case;
 
@@ -117,6 +113,10 @@ __wrap_getpwnam(const char *name)
 	return __real_getpwnam(lower);
 }
 
+/*
+ * pam_wrapper makes a folder for each process, and two that look for a free
+ * name at once find the same: so the first call of PAM is one at a time.
+ */
 static void
 begin_pam(void)
 {
@@ -309,6 +309,19 @@ pam_forgets_the_user(void **state)
 	    getenv("AUTH_TEST_BUILD"));
 	expect(AUTH_REFUSED, user, "secret");
 	assert_string_equal(why, "user-changed");
+}
+
+/* What they were refused for is not that. */
+static void
+pam_changes_the_user_and_refuses(void **state)
+{
+	(void)state;
+	service("auth required %1$s/pam_set_items.so\n"
+	    "auth required pam_deny.so\naccount required pam_permit.so\n",
+	    modules);
+	assert_int_equal(setenv("PAM_USER", other, 1), 0);
+	expect(AUTH_REFUSED, user, "secret");
+	assert_string_equal(why, "credentials");
 }
 
 static void
@@ -798,6 +811,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(anothers_process),
 		cmocka_unit_test(account_not_allowed),
 		cmocka_unit_test(pam_changes_the_user),
+		cmocka_unit_test(pam_changes_the_user_and_refuses),
 		cmocka_unit_test(pam_forgets_the_user),
 		cmocka_unit_test(module_is_missing),
 		cmocka_unit_test(pam_is_out_of_order),
