@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from harness import (HASTY, LOGIN, STUB, TESTS, Maildrop, Session, mail,
-                     needs_root, superserver, talk, wait_for)
+                     needs_root, superserver, talk, wait_for, waits_in)
 
 USAGE = "usage: "
 PERM = b"-ERR [SYS/PERM] "
@@ -180,7 +180,7 @@ def test_bad_options(options):
 
 
 def test_the_least_autologout_is_an_option():
-    output, status, log = talk(HASTY, "-t", "2", data=b"QUIT\r\n")
+    output, status, log = talk(HASTY, "-t", "4", data=b"QUIT\r\n")
     assert output.count(b"+OK") == 2
     assert (status, log) == (0, "")
 
@@ -283,7 +283,8 @@ def test_a_refusal_is_in_the_log_before_its_answer():
     with Session.run(HASTY, "-d", "-p") as session:
         session.line()
         session.send(b"USER bob\r\nPASS hush\r\n")
-        wait_for(lambda: "login failed: user=<bob> " in session.log())
+        wait_for(lambda: "login failed: user=<bob> " in session.log()
+                 and waits_in("poll", session))
         session.process.terminate()
         assert session.wait() == 0
         assert "reason=signal" in session.log()

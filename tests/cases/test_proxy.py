@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from harness import (HASTY, LOGIN, STUB, USER, Session, mail, needs, needs_root, talk,
+from harness import (LOGIN, QUICK, STUB, USER, Session, mail, needs, needs_root, talk,
                      wait_for)
 from host import ETC, SBIN, Host, link
 
@@ -86,7 +86,7 @@ def test_the_line_may_come_in_pieces(drop):
 
 
 def test_half_a_line_is_waited_for_as_long_as_a_login(drop):
-    with Session.run(HASTY, "-P", "-s", "-d", "-m", drop.path) as session:
+    with Session.run(QUICK, "-P", "-s", "-d", "-m", drop.path) as session:
         session.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 995")
         assert session.rest() == b""
         assert session.wait() == 0

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from harness import STUB, TESTS, Maildrop, Session
+from harness import PATIENT, STUB, TESTS, Maildrop, Session
 from transcript import MODES, Expect, mailbox, options, read_case, steps
 
 CASES = sorted((TESTS / "cases").glob("*.case"))
@@ -16,6 +16,7 @@ def test(path, mode, tmp_path):
     case = read_case(path)[1]
     drop = Maildrop(tmp_path / "alice")
     expect = Expect()
+    server = PATIENT if (b"patient", b"") in case else STUB
     before = None
     for name, text in case:
         if name == b"mailbox":
@@ -27,14 +28,14 @@ def test(path, mode, tmp_path):
             assert drop.path.stat().st_ino == before[2]
             before = drop.state()
         elif name in (b"session", b"transaction"):
-            with Session.run(STUB, "-d", "-m", drop.path,
+            with Session.run(server, "-d", "-m", drop.path,
                              *options(case)) as session:
                 mode(session, steps(name, text), expect)
                 assert session.wait() == 0
                 assert not re.search("reason=(timeout|autologout)",
                                      session.log()), "nobody ended it: QUIT?"
         else:
-            assert name == b"options", f"no such section: {name}"
+            assert name in (b"options", b"patient"), f"no such section: {name}"
     assert (drop.state() if drop.path.exists() else None) == before
 
 

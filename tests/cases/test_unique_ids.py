@@ -103,10 +103,15 @@ def alike_below(count):
 
 
 def seconds_for(path, ids, line=b"X-UIDL: %016x"):
-    """Processor time of a login and UIDL; a session's own, so that a busy machine does not count."""
+    """Processor time of a login and UIDL; a session's own, and the least of three, so that a busy machine does not count."""
     drop = Maildrop(path, b"".join(
         b"From a Mon Jan  5 10:00:00 2026\n%b\n\n\n" % (line % number)
         for number in ids))
+    runs = [spent_by(drop) for _ in range(3)]
+    return tuple(map(min, zip(*runs)))
+
+
+def spent_by(drop):
     with drop.session() as session:
         schedstat = pathlib.Path(f"/proc/{session.process.pid}/schedstat")
 

@@ -3,6 +3,7 @@
 A case is a description and sections, done in the order they stand in:
 
 == options         words for the command line, instead of -p
+== patient         the end of a refused session takes longer than one second
 == mailbox         the mailbox is written anew; no such section: it is missing
 == session         a session from the greeting on
 == transaction     a session that alice has logged in to

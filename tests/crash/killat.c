@@ -35,7 +35,7 @@
  * With -d they do, and before each call that changes a file there is a delay:
  * what another process can do in between, it does.
  * -l writes a line for every call counted: its number, its first argument.
- * After -t seconds (default 20) the command is killed and the exit status is
+ * After -t seconds (default 120) the command is killed and the exit status is
  * 99; otherwise it is the command's, or 128 and the signal's number.
  */
 
@@ -199,7 +199,7 @@ main(int argc, char *argv[])
 	const char		*action = "kill", *marker = NULL;
 	long			 count = 0, number = 0;
 	bool			 counting, sleeps = true;
-	unsigned int		 delay = 0, seconds = 20;
+	unsigned int		 delay = 0, seconds = 120;
 	int			 ch, status;
 
 	while ((ch = getopt(argc, argv, "+a:d:n:m:l:t:w")) != -1)

@@ -174,7 +174,7 @@ def deliver(name, who, user, until, results):
     done = {}
     function = DELIVERERS[name][1]
     rng = random.Random(who)
-    while time.monotonic() < until:
+    while not done or time.monotonic() < until:
         number = len(done) + 1
         done[number] = function(user, text(number, who), who)
         time.sleep(rng.uniform(0, 0.1))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from harness import Maildrop, mail
+from harness import PATIENT, Maildrop, mail
 
 CHANGED = b"-ERR [SYS/TEMP] mailbox was changed by another program"
 THREE = mail(1) + mail(2) + mail(3)
@@ -78,6 +78,17 @@ def test_a_change_is_seen_and_ends_the_session(drop, session, change, command):
 def test_a_change_is_seen_at_quit(drop, session, change):
     session.cmd("DELE 1")
     change(drop)
+    content = drop.content
+    assert session.cmd("QUIT") == CHANGED
+    expect_end(session)
+    assert drop.content == content
+
+
+@pytest.mark.parametrize("changed", [1, 3])
+def test_one_that_changed_is_enough_among_those_to_be_deleted(drop, session, changed):
+    session.cmd("DELE 1")
+    session.cmd("DELE 3")
+    rewrite(drop, THREE.replace(b"number %d" % changed, b"NUMBER %d" % changed))
     content = drop.content
     assert session.cmd("QUIT") == CHANGED
     expect_end(session)
@@ -372,7 +383,7 @@ def test_an_x_uidl_line_that_changed_is_not_told(drop, command):
 @pytest.mark.parametrize("marked, answer", [(b"NOOP", b"+OK bye"), (b"DELE 2", CHANGED)])
 def test_quit_in_a_farewell_is_ok_only_if_nothing_was_marked(drop, marked, answer):
     drop.path.write_bytes(THREE)
-    with drop.session() as session:
+    with drop.session(binary=PATIENT) as session:
         session.login()
         assert session.cmd(marked.decode()).startswith(b"+OK")
         cut_short(drop)

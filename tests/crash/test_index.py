@@ -231,7 +231,7 @@ def not_quite_quit(drop):
 
 
 def told_to_end(drop):
-    with drop.session(binary=CLOCK) as session:
+    with drop.session("-t", "600", binary=CLOCK) as session:
         session.login()
         session.multi("UIDL")
         session.process.send_signal(signal.SIGTERM)
@@ -254,7 +254,7 @@ def all_deleted(drop):
 
 
 def changed_meanwhile(drop):
-    with drop.session(binary=CLOCK) as session:
+    with drop.session("-t", "600", binary=CLOCK) as session:
         session.login()
         session.multi("UIDL")
         tick(drop)
@@ -264,7 +264,7 @@ def changed_meanwhile(drop):
 
 def not_updated(drop):
     """DELE, and another program's change: QUIT is refused."""
-    with drop.session(binary=CLOCK) as session:
+    with drop.session("-t", "600", binary=CLOCK) as session:
         session.login()
         session.cmd("DELE 3")
         tick(drop)

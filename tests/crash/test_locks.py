@@ -1,7 +1,7 @@
 """Locks of other programs: fcntl, flock, dotlock; when they are taken.
 
-LOCK_SECONDS is 3 in the stub, and 6 in build/pop3d-stub-patient, where a
-dotlock is waited for 5 s before the mailbox is read without one.
+LOCK_SECONDS is 3 in STUB, and 10 in PATIENT, where a dotlock is waited for 5 s
+before the mailbox is read without one.
 """
 
 import contextlib
@@ -12,9 +12,8 @@ import time
 
 import pytest
 
-from harness import BUILD, STUB, Session, mail, needs, needs_root, wait_for
+from harness import BUILD, LOGIN, PATIENT, STUB, Session, mail, needs, needs_root, wait_for, waits_in
 
-PATIENT = BUILD / "pop3d-stub-patient"
 LOCK_SECONDS = 3
 KINDS = {"fcntl": fcntl.lockf, "flock": fcntl.flock}
 
@@ -44,12 +43,12 @@ def test_a_locked_mailbox_is_in_use(drop, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lock_that_is_released_is_waited_for(drop, kind):
-    with drop.session() as session:
+    with drop.session(binary=PATIENT) as session:
         with held(drop, kind):
             session.line()
             session.cmd("USER alice")
             session.send(b"PASS secret\r\n")
-            time.sleep(0.3)
+            wait_for(lambda: waits_in("nanosleep", session))
         assert session.line().startswith(b"+OK")
 
 
@@ -121,26 +120,37 @@ def test_who_holds_a_lock_may_not_be_told(drop):
         assert "error=fcntl lock is held by somebody; tried for " in session.log()
 
 
+@needs("strace")
+def test_a_lock_of_another_may_be_told_in_two_ways(drop):
+    """POSIX lets fcntl say EACCES as well."""
+    with held(drop, "fcntl"), Session.run("strace", "-qq", "-o", "/dev/null", "-P", drop.path, "-e", "trace=fcntl", "-e",
+                                          "inject=fcntl:error=EACCES", STUB, "-p", "-d", "-m", drop.path) as session:
+        assert session.login().startswith(b"-ERR [IN-USE] mailbox is locked")
+
+
 @needs_root
 @pytest.mark.parametrize("owner, age, broken", [(0, 700, True), (12345, 700, True), (12345, 500, False), (54321, 700, False)])
 def test_a_stale_dotlock_is_broken_if_it_is_the_users_or_roots(ordinary, monkeypatch, owner, age, broken):
     clock = ordinary.path.with_name("clock")
-    ordinary.dotlock.write_text("1\n")
-    os.chown(ordinary.dotlock, owner, owner)
-    clock.write_text(str(int(ordinary.dotlock.stat().st_ctime) + age))
+    clock.write_text("0")
     monkeypatch.setenv("POP3D_STUB_CLOCK", str(clock))
-    with ordinary.session(binary=BUILD / "pop3d-stub-clock") as session:
-        assert session.login().startswith(b"+OK" if broken else b"-ERR [IN-USE] mailbox is locked")
+    with ordinary.session("-t", "600", binary=BUILD / "pop3d-stub-clock") as session:
+        assert session.login().startswith(b"+OK")
+        session.cmd("DELE 1")
+        ordinary.dotlock.write_text("1\n")
+        os.chown(ordinary.dotlock, owner, owner)
+        clock.write_text(str(int(ordinary.dotlock.stat().st_ctime) + age))
+        assert session.cmd("QUIT").startswith(b"+OK" if broken else b"-ERR [SYS/TEMP] mailbox is locked")
     assert ordinary.dotlock.exists() != broken
 
 
 def test_a_dotlock_that_goes_is_waited_for_at_quit(drop):
-    with drop.session() as session:
+    with drop.session(binary=PATIENT) as session:
         session.login()
         session.cmd("DELE 1")
         drop.dotlock.write_text("1\n")
         session.send(b"QUIT\r\n")
-        time.sleep(0.3)
+        wait_for(lambda: waits_in("nanosleep", session))
         assert drop.content.startswith(mail(1))
         drop.dotlock.unlink()
         assert session.line().startswith(b"+OK")
@@ -160,7 +170,7 @@ def test_a_dotlock_of_a_dead_session_is_broken_at_once(drop):
 
 
 def test_no_lock_is_held_while_another_is_waited_for(drop):
-    with drop.session() as session:
+    with drop.session(binary=PATIENT) as session:
         session.login()
         session.cmd("DELE 1")
         with held(drop, "flock"):
@@ -185,11 +195,19 @@ def test_the_session_lock_is_tried_for_some_times_a_second(drop, tmp_path):
     trace = tmp_path / "trace"
     with drop.session() as first:
         first.login()
-        with Session.run("strace", "-o", trace, "-e", "trace=clock_nanosleep", STUB, "-p", "-m", drop.path) as second:
-            assert second.login().startswith(b"-ERR [IN-USE]")
-    pauses = [int(pause) for pause in re.findall(r"tv_sec=0, tv_nsec=(\d+)}, ", trace.read_text())]
-    assert len(pauses) > 10
-    assert 100_000_000 <= min(pauses) and max(pauses) < 300_000_000
+        with Session.run("strace", "-o", trace, "-e", "trace=clock_nanosleep", PATIENT, "-p", "-m", drop.path) as second:
+            second.send(LOGIN)
+            wait_for(lambda: len(pauses(trace)) > 10)
+            first.cmd("QUIT")
+            for _ in range(3):
+                assert second.line().startswith(b"+OK")
+    assert 100_000_000 <= min(pauses(trace)) and max(pauses(trace)) < 300_000_000
+
+
+def pauses(trace):
+    """Those that a session made, in nanoseconds."""
+    text = trace.read_text() if trace.exists() else ""
+    return [int(pause) for pause in re.findall(r"tv_sec=0, tv_nsec=(\d+)}, ", text)]
 
 
 @pytest.mark.parametrize("number, name", [("0x6969", "NFS"), ("0xff534d42", "CIFS"), ("0xfe534d42", "SMB2")])
@@ -221,6 +239,15 @@ def test_a_dead_sessions_dotlock_goes_though_the_mailbox_is_locked(drop, kind):
         session.send(b"PASS secret\r\n")
         wait_for(lambda: not drop.dotlock.exists())
         assert session.line().startswith(b"-ERR [IN-USE]")
+
+
+def test_what_was_left_when_a_dotlock_was_being_broken_goes(drop):
+    """By a session that was killed between two names."""
+    left = drop.path.with_name(".alice.pop3d.stale")
+    left.touch()
+    with drop.session() as session:
+        assert session.login().startswith(b"+OK")
+        assert not left.exists()
 
 
 @needs("strace")

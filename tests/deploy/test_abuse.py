@@ -6,7 +6,7 @@ import pytest
 
 import abuse
 from abuse import NEIGHBOUR, REFUSAL_SECONDS, STRANGER
-from harness import QUICK, needs, needs_root, wait_for
+from harness import BUILD, needs, needs_root, wait_for
 
 pytestmark = [needs_root, needs("stunnel")]     # which xinetd asks for
 
@@ -36,7 +36,7 @@ def test_nobody_stays_who_does_not_log_in():
         return [line.split("reason=")[1] for line in list(host.lines)
                 if "no login: ip=127.0.0.1" in line]
 
-    with abuse.serving(abuse.unlimited, QUICK) as host, \
+    with abuse.serving(abuse.unlimited, BUILD / "pop3d-quick") as host, \
             abuse.Crowd(host, 9) as crowd:
         wait_for(lambda: len(reasons()) == 9)
         assert reasons() == 9 * ["timeout"]

@@ -13,11 +13,11 @@ import subprocess
 import pytest
 
 from harness import (BUILD, HASTY, LOGIN, POP3D, QUICK, TESTS, Maildrop,
-                     Session, mail, needs_root, wait_for)
+                     Session, mail, needs_root, wait_for, waits_in)
 from host import Host
 
 ENDING = ["SIGALRM", "SIGHUP", "SIGINT", "SIGTERM"]
-HANG_SECONDS = 10   # of build/pop3d-quick and its like
+HANG_SECONDS = 10   # of build/pop3d-hasty and HANGS
 HANGS = BUILD / "pop3d-stub-hangs"   # HASTY with privileges/hang.c
 READING = ["RETR 1", "TOP 1 0", "UIDL 1"]   # commands that read the mailbox
 RE_ENTERED = 99     # raise_in_malloc.c's
@@ -26,8 +26,8 @@ STRIDE = 15         # mallocs of a session, of which there are some hundreds
 
 @pytest.fixture(scope="module")
 def host():
-    """Where 4 s are the time to log in, and 10 s that something may hang."""
-    with Host(pop3d=QUICK) as host:
+    """Where something may hang for 10 s."""
+    with Host(pop3d=BUILD / "pop3d-hasty") as host:
         yield host
 
 
@@ -149,20 +149,21 @@ def test_a_module_of_pam_that_hangs(host):
 
 
 @needs_root
-def test_a_module_of_pam_that_takes_longer_than_there_is_time(host):
+def test_a_module_of_pam_that_takes_longer_than_there_is_time():
     """The last guess before the time to log in is over is a login that failed
     like any other: in the log, for who counts them."""
-    password = host.account("p3dgslow")
-    with service_with(host, "auth required pam_exec.so /bin/sleep 4"), \
-            host.pop3d("-p") as wrong, host.pop3d("-p") as right:
-        for pop, word in (wrong, "no"), (right, password):
-            pop.line()
-            pop.cmd("USER p3dgslow")
-            pop.send(f"PASS {word}\r\n".encode())
-        assert wrong.rest() == b""
-        assert right.line().startswith(b"+OK ")
-    host.log("login failed: user=<p3dgslow> .*reason=credentials")
-    host.log("no login: .*reason=timeout")
+    with Host(pop3d=BUILD / "pop3d-quick") as host:    # 6 s to log in
+        password = host.account("p3dgslow")
+        with service_with(host, "auth required pam_exec.so /bin/sleep 6"), \
+                host.pop3d("-p") as wrong, host.pop3d("-p") as right:
+            for pop, word in (wrong, "no"), (right, password):
+                pop.line()
+                pop.cmd("USER p3dgslow")
+                pop.send(f"PASS {word}\r\n".encode())
+            assert wrong.rest() == b""
+            assert right.line().startswith(b"+OK ")
+        host.log("login failed: user=<p3dgslow> .*reason=credentials")
+        host.log("no login: .*reason=timeout")
 
 
 def sleeping(host):
@@ -334,7 +335,7 @@ def test_a_signal_is_heard_in_a_flood_of_commands(on_a_socket):
 
 
 def test_a_flood_of_commands_is_no_login(on_a_socket):
-    with on_a_socket(HASTY) as session:
+    with on_a_socket(QUICK) as session:
         flood(session)
         assert b"no login: ip=unknown " in (log := session.process.stderr.read())
         assert b"reason=timeout" in log
@@ -352,19 +353,16 @@ def flood(session):
                     return
 
 
-def waits_for_its_client(process):
-    """And does not read: there SIGTERM ends it without a word."""
-    return "poll" in pathlib.Path(f"/proc/{process.pid}/wchan").read_text()
-
-
 @pytest.mark.parametrize("number", ["SIGTERM", None])
 def test_a_reply_that_is_not_taken(drop, on_a_socket, number):
     drop.deliver(mail(4, body=200000 * b"more\n"))
-    with on_a_socket(HASTY) as session:
+    limit = ["-t", "600"] if number else []
+    with on_a_socket(HASTY, *limit) as session:
         session.send(LOGIN + b"RETR 4\r\n")
         for _ in range(4):      # the mail has begun
             session.line()
-        wait_for(lambda: waits_for_its_client(session.process))
+        # Where it reads, SIGTERM ends it without a word.
+        wait_for(lambda: waits_in("poll", session))
         if number:
             session.process.terminate()
         reason = b"signal" if number else b"autologout"

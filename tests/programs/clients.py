@@ -36,7 +36,7 @@ def run(bob, *command, status=(0,)):
         env={"HOME": bob.home, "PATH": os.environ["PATH"],
              "LC_ALL": "C.UTF-8", "TERM": "vt100"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=PATIENCE)
+        stderr=subprocess.STDOUT, timeout=10 * PATIENCE)
     assert done.returncode in status, f"{command[0]}: {done.returncode}: " \
         f"{done.stdout[-1000:].decode(errors='replace')}"
 
@@ -92,7 +92,7 @@ def mpop(bob, port, keep):
 # getmail 6.18 waits in vain for a delivery that ends before it begins to wait.
 DELIVER = """#!/bin/sh
 tries=0
-until grep -q futex /proc/$PPID/wchan || [ $((tries += 1)) = 100 ]; do
+until grep -q futex /proc/$PPID/wchan || [ $((tries += 1)) = 600 ]; do
 	sleep 0.1
 done
 cat >$(mktemp in/new/mail.XXXXXX)

@@ -33,8 +33,9 @@ account required pam_faillock.so
 account required pam_unix.so
 """
 STUB = BUILD / "pop3d-stub"         # alice, password secret: no PAM, no root
-HASTY = BUILD / "pop3d-stub-hasty"   # the same with short limits of time
-QUICK = BUILD / "pop3d-quick"       # the real auth.c with short limits
+HASTY = BUILD / "pop3d-stub-hasty"  # the same with a short autologout
+QUICK = BUILD / "pop3d-stub-quick"  # with a short time to log in
+PATIENT = BUILD / "pop3d-stub-patient"  # with a long farewell, long for locks
 USER, PASSWORD = "alice", "secret"  # whom the stub knows
 LOGIN = b"USER alice\r\nPASS secret\r\n"
 PATIENCE = 60
@@ -47,6 +48,12 @@ def needs(*programs):
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     gone = [name for name in programs if not shutil.which(name, path=path)]
     return pytest.mark.skipif(bool(gone), reason="needs " + ", ".join(gone))
+
+
+def waits_in(call, session):
+    """"nanosleep": for a lock; "poll": for its client, or in a refusal."""
+    return call in pathlib.Path(
+        f"/proc/{session.process.pid}/wchan").read_text()
 
 
 def wait_for(what, seconds=PATIENCE):

@@ -46,16 +46,16 @@ WEIGHTY = {"drop_privileges", "check_file", "spool_gid", "ask_pam", "auth_user",
 LIMIT, LONG_LIMIT = 30, 120
 CPU = {"unit": 20, "auth": 5}    # seconds of processor time that no process of these stages comes near
 P = ["-p", "no:cacheprovider"]
-STUBS = ["build/pop3d-stub", "build/pop3d-stub-hasty", "build/pop3d-stub-patient", "build/pop3d-stub-waits",
+STUBS = ["build/pop3d-stub", "build/pop3d-stub-hasty", "build/pop3d-stub-patient", "build/pop3d-stub-quick",
          "build/pop3d-stub-area4k", "build/pop3d-stub-area0", "build/pop3d-stub-index", "build/pop3d-stub-clock", "build/killat",
          "build/pop3d-stub-norecords", "build/pop3d-stub-disk", "build/on_nfs.so"]
-REAL = ["build/pop3d-quick", "build/pop3d-stub", "build/pop3d-stub-hasty", "build/confine_probe", "build/no_landlock",
+REAL = ["build/pop3d-quick", "build/pop3d-hasty", *STUBS[:4], "build/confine_probe", "build/no_landlock",
         "build/pop3d-calm", "build/pop3d-stub-hangs", "build/raise_in_malloc.so",
         "build/pam_careless.so"]
 # What to make in tests/, whether the real pop3d too, what pytest gets.
 STAGES = {
     "unit": (["build/mailbox_test"], False, ["units", "-k", "test_mailbox"]),
-    "auth": (["build/auth_test", "build/pam_ask.so", "build/pop3d-quick", "build/confine_probe", "build/no_landlock"], True,
+    "auth": (["build/auth_test", "build/pam_ask.so", "build/confine_probe", "build/no_landlock"], True,
              ["units", "-k", "test_auth"]),
     "authreal": (REAL + ["build/count_hashes.so"], True,
                  ["privileges", "cases/test_session.py", "deploy/test_time.py", "-k", "(not test_session or real) and not many_at_a_time"]),
@@ -64,7 +64,7 @@ STAGES = {
               "and not what_another and not haproxy and not lasts and not thousand and not as_long_as_a_login"]),
     "changes": (STUBS[:1], False, ["crash/test_changes.py"]),
     "records": (STUBS[:1], False, ["crash/test_records.py"]),
-    "lines": (STUBS[:2], False, ["cases/test_transcripts.py", "-k", "one_segment"]),
+    "lines": (STUBS[:3], False, ["cases/test_transcripts.py", "-k", "one_segment"]),
     "ids": (["build/pop3d-stub"], False, ["cases/test_unique_ids.py"]),
     "lies": (["build/pop3d-stub-disk", "build/killat"], False, ["crash/test_faults.py", "-k", "not_believed"]),
     "drop": (STUBS[:4] + ["build/pop3d-stub-index", "build/pop3d-stub-clock"], False,
