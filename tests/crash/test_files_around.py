@@ -172,6 +172,20 @@ def test_without_its_saved_gid_there_is_no_session(tmp_path):
 
 
 @needs("strace")
+def test_where_no_dotlock_can_be_made_mail_can_be_read(tmp_path):
+    """What is known at the login is said at the login."""
+    drop = Maildrop(tmp_path / "alice", THREE)
+    with Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=mknodat", "-e", "inject=mknodat:error=EACCES",
+                     STUB, "-p", "-d", "-m", drop.path) as session:
+        assert session.login().startswith(b"+OK")
+        assert "can only be read: cannot make the dotlock: Permission denied" in session.log()
+        assert session.multi("RETR 3")[0].startswith(b"+OK")
+        assert session.cmd("DELE 1").startswith(b"-ERR")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == THREE
+
+
+@needs("strace")
 def test_the_log_has_the_systems_word_for_a_mailbox_that_cannot_be_read(tmp_path):
     """At the last read of UPDATE."""
     trace = tmp_path / "trace"
