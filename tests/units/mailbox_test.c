@@ -780,7 +780,11 @@ an_x_uidl_line_is_the_id(void **state)
 	    { "X-UIDL: " SIXTY "abcdefgh", SIXTY "abcdefgh-2" },
 	    { "X-UIDL: " SIXTY "abcdefghijk", "" },
 	    { "X-UIDL: two words", "" }, { "X-UIDL: \303\244", "" },
-	    { "X-UIDL: like-2", "" }, { "X-UIDL: like-a2", "like-a2" },
+	    { "X-UIDL: a\037", "" }, { "X-UIDL: a\177", "" },
+	    { "X-UIDL: !~", "!~" }, { "X-UIDL: 1\nX-UIDL: 2", "1" },
+	    { "X-UIDL: like-2", "" }, { "X-UIDL: like-90", "" },
+	    { "X-UIDL: like-a2", "like-a2" },
+	    { "X-UIDL: -3", "" }, { "X-UIDL: -", "-" },
 	    { "X-UIDL: 0123456789abcdef", "0123456789abcdef" },
 	    { "X-UIDL: 0123456789abcdef.", "0123456789abcdef." },
 	    { "X-UIDL: 0123456789abcde", "0123456789abcde" },
@@ -1071,6 +1075,8 @@ expect_with(const char *behind, int read_error, int update_error)
 static void
 a_delivery_may_have_begun_behind_the_last_message(void **state)
 {
+	char text[2 * LOOK];
+
 	(void)state;
 	expect_with("\n" TWO, 0, 0);
 	expect_with(TWO, 0, 0);
@@ -1079,6 +1085,27 @@ a_delivery_may_have_begun_behind_the_last_message(void **state)
 	expect_with("\nFro", 0, ESTALE);
 	expect_with("one more line\n", ESTALE, ESTALE);
 	expect_with("\nFrog\n", ESTALE, ESTALE);
+	expect_with("\nFrom here on\n", ESTALE, ESTALE);
+	/* It is too long for a From_ line, and not yet over. */
+	snprintf(text, sizeof(text), "\nFrom %01100d", 0);
+	expect_with(text, ESTALE, ESTALE);
+}
+
+/* However far from the end: what is gone may have been in front of it. */
+static void
+no_message_is_read_from_a_mailbox_that_is_cut(void **state)
+{
+	(void)state;
+	size = 0;
+	add(HEAD "\n1\n\n" TWO, strlen(HEAD "\n1\n\n" TWO));
+	add_filler(4 * READ_SIZE);
+	put_mailbox();
+	open_drop();
+	assert_int_equal(try_message(0), 0);
+	assert_int_equal(truncate(path, (off_t)size - 1), 0);
+	assert_int_equal(try_message(0), -1);
+	assert_int_equal(errno, ESTALE);
+	close_drop();
 }
 
 static void
@@ -1100,6 +1127,51 @@ update_refuses_a_changed_mailbox(void **state)
 	assert_int_equal(read(fd, got, sizeof(got)), strlen(changed));
 	assert_memory_equal(got, changed, strlen(changed));
 	close(fd);
+}
+
+/* Message 1 is one, and then the other, of as many octets in the mailbox. */
+static void
+expect_change_to_be_seen(const char *was, const char *is)
+{
+	assert_int_equal(strlen(was), strlen(is));
+	size = 0;
+	add(was, strlen(was));
+	add(TWO, strlen(TWO));
+	put_mailbox();
+	open_drop();
+	assert_int_equal(drop.count, 2);
+	assert_int_equal(try_message(0), 0);
+	memcpy(content, is, strlen(is));
+	put_mailbox();
+	assert_int_equal(try_message(1), 0);
+	assert_int_equal(try_message(0), -1);
+	assert_int_equal(errno, ESTALE);
+	close_drop();
+}
+
+#define DATE		"Thu Nov  5 10:01:00 2026\n"
+#define ID		"Message-ID: <1@example.org>\n"
+
+/* Whatever a session knows of a message, if the rest is as it was. */
+static void
+a_change_in_one_respect_is_seen(void **state)
+{
+	(void)state;
+	/* Its octets: a CR is sent with each newline. */
+	expect_change_to_be_seen(FROM_ "\n" ID "\none\n\n",
+	    FROM_ "\n" ID "\non\r\n\n");
+	/* Its unique-id. */
+	expect_change_to_be_seen(FROM_ "\n" ID "\n1\n\n",
+	    FROM_ "\nm" "essage-ID: <1@example.org>\n\n1\n\n");
+	/* The length of its From_ line. */
+	expect_change_to_be_seen("From b@example.org " DATE ID "\n1\n\n",
+	    "From bob " DATE "X-UID: 12\n" ID "\n1\n\n");
+	/* That of its separator. */
+	expect_change_to_be_seen(FROM_ "\nStatus: RO\n" ID "\n1\n\n",
+	    FROM_ "\nStatus: O\n" ID "\n1\n\r\n");
+	/* That it begins a message. */
+	expect_change_to_be_seen("From bob " DATE ID "\n1\n\n",
+	    "Frog bob " DATE ID "\n1\n\n");
 }
 
 static void
@@ -1187,6 +1259,25 @@ a_dotlock_that_cannot_be_kept_is_none(void **state)
 	close_drop();
 	expect_mailbox(HEAD "\n1\n\n" TWO);
 	assert_int_equal(access(dotlock, F_OK), -1);
+}
+
+/* By another name others could write it, or read it. */
+static void
+a_mailbox_with_a_second_name_is_not_updated(void **state)
+{
+	char second[sizeof(path) + 8];
+
+	(void)state;
+	snprintf(second, sizeof(second), "%s.second", path);
+	put_text(HEAD "\n1\n\n" TWO);
+	open_drop();
+	drop.messages[0].flags |= MSG_DELETED;
+	assert_int_equal(link(path, second), 0);
+	assert_int_equal(maildrop_update(&drop), -1);
+	assert_int_equal(errno, EPERM);
+	close_drop();
+	assert_int_equal(unlink(second), 0);
+	expect_mailbox(HEAD "\n1\n\n" TWO);
 }
 
 /* ---- what fails ---- */
@@ -1565,13 +1656,12 @@ a_strange_record_is_set_aside_as_it_is(void **state)
 }
 
 static void
-without_a_side_file_all_can_be_deleted_and_no_less(void **state)
+expect_all_or_nothing_is_deleted(int error)
 {
-	(void)state;
 	unlink(side);
 	put_text(HEAD "\n1\n\n" TWO);
 	failing.calls = 1;
-	failing.error = ENOSPC;
+	failing.error = error;
 	failing.what = OPENS;
 	open_drop();
 	failing.what = NOTHING;
@@ -1586,6 +1676,15 @@ without_a_side_file_all_can_be_deleted_and_no_less(void **state)
 	assert_int_equal(maildrop_update(&drop), 0);
 	close_drop();
 	expect_mailbox("");
+}
+
+/* On a disk that is full, or of which the user has his share. */
+static void
+without_a_side_file_all_can_be_deleted_and_no_less(void **state)
+{
+	(void)state;
+	expect_all_or_nothing_is_deleted(ENOSPC);
+	expect_all_or_nothing_is_deleted(EDQUOT);
 }
 
 /* As if one of two files were on a file system that is read-only by now. */
@@ -2305,10 +2404,13 @@ main(int argc, char *argv[])
 		cmocka_unit_test(
 		    a_delivery_may_have_begun_behind_the_last_message),
 		cmocka_unit_test(update_refuses_a_changed_mailbox),
+		cmocka_unit_test(no_message_is_read_from_a_mailbox_that_is_cut),
+		cmocka_unit_test(a_change_in_one_respect_is_seen),
 		cmocka_unit_test(update_without_a_deletion_writes_nothing),
 		cmocka_unit_test(no_signal_comes_in_update),
 		cmocka_unit_test(what_cannot_be_written_is_not_updated),
 		cmocka_unit_test(a_dotlock_that_cannot_be_kept_is_none),
+		cmocka_unit_test(a_mailbox_with_a_second_name_is_not_updated),
 		cmocka_unit_test(short_memory_is_told),
 		cmocka_unit_test(a_failing_read_is_told),
 		cmocka_unit_test(a_failing_read_behind_a_private_line_is_told),
