@@ -74,6 +74,8 @@ static struct {
 	time_t	mtime_age, ctime_age;
 	bool	replace;	/* by a new one, once it was looked at */
 	bool	replaced_of_then;	/* with the time of the one before */
+	time_t	touched;	/* so many seconds later at each look, */
+	unsigned int	touched_nsec;	/* or nanoseconds */
 } foreign;
 
 static bool whole_seconds;
@@ -107,9 +109,11 @@ static bool	no_disk;	/* nothing is synced: it is the memory's test */
 static bool	on_nfs;		/* renameat2(2) knows no flag there */
 static time_t	clock_now;	/* if not 0, it stands still */
 static time_t	slow_sync;	/* seconds that the next fsync(2) takes */
+static bool	stolen;		/* then another has the dotlock's name */
 static time_t	slow_reads;	/* and each reading of the mailbox, */
 static bool	locked;		/* which the latest one was under locks */
 static sigset_t	blocked;	/* when the latest fsync(2) began */
+static mode_t	lock_mode;	/* of the dotlock, then */
 static unsigned int touches;	/* of files by their name */
 
 static void
@@ -146,6 +150,9 @@ make_older(struct statx *st)
 		return;
 	st->stx_mtime.tv_sec -= foreign.mtime_age;
 	st->stx_ctime.tv_sec -= foreign.ctime_age;
+	foreign.mtime_age -= foreign.touched;
+	st->stx_mtime.tv_nsec ^= foreign.touched_nsec;
+	foreign.touched_nsec <<= 1;
 	if (foreign.replace) {
 		foreign.replace = false;
 		snprintf(new, sizeof(new), "%s.new", dotlock);
@@ -306,10 +313,12 @@ __wrap_renameat2(int from, const char *name, int to, const char *new,
 int
 __wrap_fsync(int fd)
 {
+	struct stat st;
 	int n;
 
 	syncs++;
 	live_or_die();
+	lock_mode = stat(dotlock, &st) == 0 ? st.st_mode & 07777 : 0;
 	sigprocmask(SIG_BLOCK, NULL, &blocked);
 	/* Another program is so bold. */
 	if (fails(CUTS, 0))
@@ -318,6 +327,11 @@ __wrap_fsync(int fd)
 		deliver();
 	clock_now += slow_sync;
 	slow_sync = 0;
+	if (stolen) {
+		stolen = false;
+		assert_int_equal(unlink(dotlock), 0);
+		put_dotlock(dotlock, 0600, 0);
+	}
 	if (fails(SYNCS, EIO))
 		return -1;
 	if (mails > 0 && syncs_to_fail > 0 && --syncs_to_fail == 0) {
@@ -2206,13 +2220,16 @@ on_nfs_names_are_moved_too(void **state)
 
 /* ---- the dotlock ---- */
 
-/* How often a dotlock is touched by an UPDATE with one step in the middle. */
+/* How often a dotlock is touched by an UPDATE with a step in the middle. */
 static unsigned int
 touches_if_the_disk_takes(time_t lasting)
 {
 	unsigned int n;
 
-	put_text(HEAD "\n1\n\n" TWO);
+	size = 0;
+	add(HEAD "\n1\n\n" TWO, strlen(HEAD "\n1\n\n" TWO));
+	add_filler(400 * KIB);
+	put_mailbox();
 	open_drop();
 	drop.messages[0].flags |= MSG_DELETED;
 	touches = 0;
@@ -2257,6 +2274,40 @@ a_scan_keeps_its_locks_for_less_than_3_seconds(void **state)
 	assert_false(locked_if_a_read_takes(3));
 }
 
+/* A session that was killed could else not be told by it. */
+static void
+a_dotlock_has_its_mode_whatever_the_umask(void **state)
+{
+	mode_t mask = umask(077);
+
+	(void)state;
+	touches_if_the_disk_takes(0);
+	assert_int_equal(lock_mode, 0604);
+	assert_int_equal(umask(mask), 077);
+}
+
+/* Another program took it for stale, and made its own. */
+static void
+a_dotlock_of_another_in_the_place_of_ours_is_let_be(void **state)
+{
+	(void)state;
+	stolen = true;
+	assert_int_equal(touches_if_the_disk_takes(15), 0);
+	assert_int_equal(size_of(dotlock), 0);
+	assert_int_equal(unlink(dotlock), 0);
+}
+
+static ino_t
+put_fifo(const char *name, mode_t mode)
+{
+	struct stat st;
+
+	assert_int_equal(mkfifo(name, 0600), 0);
+	assert_int_equal(chmod(name, mode & 07777), 0);
+	assert_int_equal(stat(name, &st), 0);
+	return st.st_ino;
+}
+
 /* An UPDATE that meets such a dotlock, if it looks so old. */
 static int
 update_past(mode_t mode, size_t octets, time_t mtime_age, time_t ctime_age)
@@ -2267,7 +2318,8 @@ update_past(mode_t mode, size_t octets, time_t mtime_age, time_t ctime_age)
 	put_text(HEAD "\n1\n\n" TWO);
 	open_drop();
 	drop.messages[0].flags |= MSG_DELETED;
-	foreign.inode = put_dotlock(dotlock, mode, octets);
+	foreign.inode = S_ISFIFO(mode) ? put_fifo(dotlock, mode) :
+	    put_dotlock(dotlock, mode, octets);
 	foreign.mtime_age = mtime_age;
 	foreign.ctime_age = ctime_age;
 	n = maildrop_update(&drop);
@@ -2329,6 +2381,31 @@ a_new_dotlock_in_the_place_of_a_stale_one_stands(void **state)
 	foreign.replaced_of_then = false;
 }
 
+/* It lives: whoever holds it touches it, though the time is an old one. */
+static void
+a_dotlock_that_is_touched_while_it_is_broken_stands(void **state)
+{
+	(void)state;
+	foreign.touched = 1;
+	assert_int_equal(update_past_dotlock(700, 700), -1);
+	expect_dotlock_stood();
+	foreign.touched = 0;
+	foreign.touched_nsec = 1;
+	assert_int_equal(update_past_dotlock(700, 700), -1);
+	expect_dotlock_stood();
+	foreign.touched_nsec = 0;
+}
+
+/* Where names cannot be moved without a look first. */
+static void
+on_nfs_dotlocks_are_broken_too(void **state)
+{
+	on_nfs = true;
+	a_stale_dotlock_is_broken(state);
+	a_new_dotlock_in_the_place_of_a_stale_one_stands(state);
+	on_nfs = false;
+}
+
 /* What is larger is somebody's file. */
 static void
 a_dotlock_has_no_more_than_100_octets(void **state)
@@ -2351,6 +2428,37 @@ a_dead_sessions_dotlock_is_known_by_its_mode(void **state)
 	assert_int_equal(update_past(0604, 1, 0, 0), -1);
 	expect_dotlock_stood();
 	assert_int_equal(update_past(0644, 0, 0, 0), -1);
+	expect_dotlock_stood();
+	assert_int_equal(update_past(01604, 0, 0, 0), -1);
+	expect_dotlock_stood();
+}
+
+/* Nobody who removes it knows what it is. */
+static void
+what_is_no_file_is_no_dotlock_to_break(void **state)
+{
+	(void)state;
+	assert_int_equal(update_past(S_IFIFO | 0600, 0, 610, 610), -1);
+	expect_dotlock_stood();
+	assert_int_equal(update_past(S_IFIFO | 0604, 0, 0, 0), -1);
+	expect_dotlock_stood();
+}
+
+/* Here no side file can be made: it may be that of a session that lives. */
+static void
+without_the_session_lock_a_dotlock_of_its_mode_stands(void **state)
+{
+	(void)state;
+	unlink(side);
+	put_text(HEAD "\n1\n\n" TWO);
+	put_dotlock(dotlock, 0604, 0);
+	failing.calls = 1;
+	failing.error = ENOSPC;
+	failing.what = OPENS;
+	assert_int_equal(login(), -1);
+	failing.what = NOTHING;
+	assert_int_equal(errno, EAGAIN);
+	close_drop();
 	expect_dotlock_stood();
 }
 
@@ -2448,8 +2556,17 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_dotlock_of_less_than_ten_minutes_is_not),
 		cmocka_unit_test(
 		    a_new_dotlock_in_the_place_of_a_stale_one_stands),
+		cmocka_unit_test(
+		    a_dotlock_that_is_touched_while_it_is_broken_stands),
+		cmocka_unit_test(on_nfs_dotlocks_are_broken_too),
+		cmocka_unit_test(a_dotlock_has_its_mode_whatever_the_umask),
+		cmocka_unit_test(
+		    a_dotlock_of_another_in_the_place_of_ours_is_let_be),
 		cmocka_unit_test(a_dotlock_has_no_more_than_100_octets),
 		cmocka_unit_test(a_dead_sessions_dotlock_is_known_by_its_mode),
+		cmocka_unit_test(what_is_no_file_is_no_dotlock_to_break),
+		cmocka_unit_test(
+		    without_the_session_lock_a_dotlock_of_its_mode_stands),
 	};
 
 	__real_alarm(PATIENCE);
