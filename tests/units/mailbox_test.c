@@ -59,7 +59,7 @@
 #endif
 
 static char dir[] = "/tmp/mailbox_test.XXXXXX";
-static char path[48], side[64], saved[80], dotlock[64];
+static char path[48], side[64], saved[80], dotlock[64], stale[80];
 static struct maildrop drop;
 static char content[2 * SCAN_SIZE];	/* of the mailbox */
 static size_t size;
@@ -1141,6 +1141,30 @@ update_refuses_a_changed_mailbox(void **state)
 	assert_int_equal(read(fd, got, sizeof(got)), strlen(changed));
 	assert_memory_equal(got, changed, strlen(changed));
 	close(fd);
+}
+
+static void
+a_mailbox_that_is_cut_while_it_is_read_has_changed(void **state)
+{
+	const char *text;
+	ssize_t got;
+
+	(void)state;
+	size = 0;
+	add(HEAD "\n", strlen(HEAD "\n"));
+	add_filler(4 * READ_SIZE);
+	put_mailbox();
+	open_drop();
+	assert_int_equal(message_begin(&drop, 0), 0);
+	assert_true(message_read(&drop, &text) > 0);
+	assert_int_equal(truncate(path, READ_SIZE), 0);
+	errno = 0;
+	do
+		got = message_read(&drop, &text);
+	while (got > 0);
+	assert_int_equal(got, -1);
+	assert_int_equal(errno, ESTALE);
+	close_drop();
 }
 
 /* Message 1 is one, and then the other, of as many octets in the mailbox. */
@@ -2349,6 +2373,7 @@ a_stale_dotlock_is_broken(void **state)
 	(void)state;
 	assert_int_equal(update_past_dotlock(610, 610), 0);
 	assert_int_equal(size_of(dotlock), -1);
+	assert_int_equal(size_of(stale), -1);
 	expect_mailbox(TWO);
 }
 
@@ -2472,6 +2497,7 @@ make_dir(void **state)
 	snprintf(side, sizeof(side), "%s/.alice.pop3d", dir);
 	snprintf(saved, sizeof(saved), "%s/.alice.pop3d.saved", dir);
 	snprintf(dotlock, sizeof(dotlock), "%s/alice.lock", dir);
+	snprintf(stale, sizeof(stale), "%s/.alice.pop3d.stale", dir);
 	return 0;
 }
 
@@ -2513,6 +2539,8 @@ main(int argc, char *argv[])
 		    a_delivery_may_have_begun_behind_the_last_message),
 		cmocka_unit_test(update_refuses_a_changed_mailbox),
 		cmocka_unit_test(no_message_is_read_from_a_mailbox_that_is_cut),
+		cmocka_unit_test(
+		    a_mailbox_that_is_cut_while_it_is_read_has_changed),
 		cmocka_unit_test(a_change_in_one_respect_is_seen),
 		cmocka_unit_test(update_without_a_deletion_writes_nothing),
 		cmocka_unit_test(no_signal_comes_in_update),
