@@ -2,7 +2,7 @@
 """Measure the tests of pop3d by mutation: one change at a time in pop3d.c, auth.c and mailbox.c, and see whether a test fails.
 
     mutate.py all [-f file.c] [-n COUNT] [-s SEED] [-t SECONDS] [-o RESULTS]     in copies, one for each processor; root
-    mutate.py list [-f file.c] TREE                       what mutants there are, one a line: id file:line function kind change
+    mutate.py list TREE [-f file.c]                       what mutants there are, one a line: id file:line function kind change
     mutate.py run TREE [-n COUNT] [-s SEED] [-f file.c] [-t SECONDS] [-o RESULTS] [-i ID ...] [--stage N ...] [-d TEST]
     mutate.py show RESULTS                                counts per file, and the survivors
 
