@@ -20,9 +20,11 @@
  * test, test_unit.py each.
  */
 
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <byteswap.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -112,7 +114,8 @@ static time_t	slow_sync;	/* seconds that the next fsync(2) takes */
 static bool	stolen;		/* then another has the dotlock's name */
 static time_t	slow_reads;	/* and each reading of the mailbox, */
 static bool	locked;		/* which the latest one was under locks */
-static sigset_t	blocked;	/* when the latest fsync(2) began */
+static sigset_t	blocked;	/* when the latest fsync(2) began, */
+static unsigned int watch_in_sync;	/* and watch then */
 static mode_t	lock_mode;	/* of the dotlock, then */
 static unsigned int touches;	/* of files by their name */
 
@@ -320,6 +323,7 @@ __wrap_fsync(int fd)
 	live_or_die();
 	lock_mode = stat(dotlock, &st) == 0 ? st.st_mode & 07777 : 0;
 	sigprocmask(SIG_BLOCK, NULL, &blocked);
+	watch_in_sync = watch;
 	/* Another program is so bold. */
 	if (fails(CUTS, 0))
 		assert_int_equal(truncate(path, 10), 0);
@@ -1069,6 +1073,25 @@ a_change_is_seen_before_reading(void **state)
 	close_drop();
 }
 
+/* No octet of it is handed out, though its end is far. */
+static void
+a_change_is_seen_before_a_large_message_is_read(void **state)
+{
+	const char *text;
+
+	(void)state;
+	size = 0;
+	add(HEAD "\n", strlen(HEAD "\n"));
+	add_filler(2 * READ_SIZE);
+	open_new_drop();
+	content[strlen(HEAD "\n")] = 'f';
+	put_mailbox();
+	assert_int_equal(message_begin(&drop, 0), 0);
+	assert_int_equal(message_read(&drop, &text), -1);
+	assert_int_equal(errno, ESTALE);
+	close_drop();
+}
+
 /* How message 2, the last, can be read and deleted with this behind it. */
 static void
 expect_with(const char *behind, int read_error, int update_error)
@@ -1670,14 +1693,64 @@ a_record_without_saved_bytes_just_ends(void **state)
 	close_drop();
 }
 
+/* As if one of two files were on a file system that is read-only by now. */
+enum { SIDE_FILE = 1, MAILBOX };
+
+static void
+open_drop_to_read(int file)
+{
+	failing.calls = file;
+	failing.error = EROFS;
+	failing.what = OPENS;
+	open_drop();
+	failing.what = NOTHING;
+	assert_false(drop.writable);
+}
+
+/* For who can only read, or cannot have another one written. */
+static void
+a_record_without_saved_bytes_stays_if_it_must(void **state)
+{
+	(void)state;
+	unlink(side);
+	put_half_done_mailbox(HEAD "\n1\n\n" TWO, 4);
+	put_text(TWO);
+	open_drop_to_read(MAILBOX);
+	assert_true(drop.lost);
+	close_drop();
+	failing.calls = 2;	/* the first is of the mailbox */
+	failing.what = SYNCS;
+	open_drop();
+	failing.what = NOTHING;
+	assert_int_equal(failing.calls, 0);
+	assert_true(drop.lost);
+	assert_false(drop.writable);
+	assert_string_equal(drop.saved, "");
+	close_drop();
+}
+
+static void
+a_record_of_a_mailbox_that_is_gone_just_ends(void **state)
+{
+	(void)state;
+	unlink(side);
+	put_half_done_mailbox(HEAD "\n1\n\n" TWO, 4);
+	assert_int_equal(unlink(path), 0);
+	open_drop();
+	assert_true(drop.lost);
+	assert_true(drop.writable);
+	close_drop();
+	open_drop();
+	assert_false(drop.lost);
+	close_drop();
+}
+
 /* Another version's record: what it means is not known here. */
 static void
-a_strange_record_is_set_aside_as_it_is(void **state)
+set_aside_with_magic(uint64_t magic)
 {
-	const uint64_t magic = 0x706f7033645550ffULL;
 	int fd;
 
-	(void)state;
 	unlink(side);
 	put_half_done_mailbox(HEAD "\n1\n\n" TWO, 4);
 	assert_int_not_equal(fd = open(side, O_RDWR), -1);
@@ -1691,6 +1764,76 @@ a_strange_record_is_set_aside_as_it_is(void **state)
 	open_drop();
 	assert_true(drop.writable);
 	close_drop();
+}
+
+static void
+a_strange_record_is_set_aside_as_it_is(void **state)
+{
+	(void)state;
+	set_aside_with_magic(0x706f7033645550ffULL);
+	set_aside_with_magic(bswap_64(0x706f703364555032ULL));
+}
+
+static void
+recover_without_signals(time_t lasting)
+{
+	sigset_t before, after;
+	int i;
+
+	unlink(side);
+	put_half_done_mailbox(SMALL TWO, 6);
+	sigprocmask(SIG_BLOCK, NULL, &before);
+	sigemptyset(&blocked);
+	clock_now = 1000;
+	slow_sync = lasting;
+	open_drop();
+	assert_true(drop.recovered);
+	for (i = 1; i < 32; i++)	/* then come those of the libc */
+		assert_int_equal(sigismember(&blocked, i),
+		    i != SIGKILL && i != SIGSTOP);
+	assert_int_equal(watch_in_sync, 0);
+	assert_int_equal(watch, 60);
+	sigprocmask(SIG_BLOCK, NULL, &after);
+	for (i = 1; i < 32; i++)
+		assert_int_equal(sigismember(&after, i),
+		    sigismember(&before, i));
+	watch = 0;
+	clock_now += 2;
+	assert_int_equal(try_message(0), 0);
+	assert_int_equal(watch, 60);
+	clock_now = 0;
+	close_drop();
+	expect_mailbox(TWO);
+}
+
+/* Nor that of an alarm, however long it takes; then all is as it was. */
+static void
+no_signal_comes_in_recovery(void **state)
+{
+	(void)state;
+	recover_without_signals(0);
+	recover_without_signals(2);
+}
+
+/* Nothing is moved while it reads, or half of it would be read through. */
+static void
+a_half_done_mailbox_that_another_reads_is_in_use(void **state)
+{
+	int fd;
+
+	(void)state;
+	unlink(side);
+	put_half_done_mailbox(SMALL TWO, 7);
+	assert_int_not_equal(fd = open(path, O_RDONLY), -1);
+	assert_int_equal(flock(fd, LOCK_SH), 0);
+	assert_int_equal(login(), -1);
+	assert_int_equal(errno, EAGAIN);
+	close_drop();
+	close(fd);
+	open_drop();
+	assert_true(drop.recovered);
+	close_drop();
+	expect_mailbox(TWO);
 }
 
 static void
@@ -1725,20 +1868,6 @@ without_a_side_file_all_can_be_deleted_and_no_less(void **state)
 	expect_all_or_nothing_is_deleted(EDQUOT);
 }
 
-/* As if one of two files were on a file system that is read-only by now. */
-enum { SIDE_FILE = 1, MAILBOX };
-
-static void
-open_drop_to_read(int file)
-{
-	failing.calls = file;
-	failing.error = EROFS;
-	failing.what = OPENS;
-	open_drop();
-	failing.what = NOTHING;
-	assert_false(drop.writable);
-}
-
 /* Nor can anybody who cannot write it take the lock. */
 static void
 a_side_file_that_can_only_be_read_is_no_session_lock(void **state)
@@ -1749,6 +1878,19 @@ a_side_file_that_can_only_be_read_is_no_session_lock(void **state)
 	close_drop();
 	open_drop_to_read(SIDE_FILE);
 	assert_int_equal(drop.count, 2);
+	close_drop();
+}
+
+/* Another session may have the one that is there by now. */
+static void
+a_side_file_that_is_replaced_is_no_session_lock(void **state)
+{
+	(void)state;
+	put_text(HEAD "\n1\n\n" TWO);
+	assert_int_equal(maildrop_open(&drop, path), 0);
+	assert_int_equal(unlink(side), 0);
+	assert_int_equal(maildrop_begin(&drop), -1);
+	assert_int_equal(errno, EBUSY);
 	close_drop();
 }
 
@@ -2187,6 +2329,7 @@ static void
 mail_that_came_in_update_outlives_a_failing_fsync(void **state)
 {
 	int call, deleted, n, sync;
+	bool failed;
 
 	(void)state;
 	no_disk = true;
@@ -2194,9 +2337,11 @@ mail_that_came_in_update_outlives_a_failing_fsync(void **state)
 		for (call = sync = 1;; sync++) {
 			syncs_to_fail = sync;
 			n = update_three(deleted, MAIL_SYNCED, call);
+			failed = mails > 0 && syncs_to_fail == 0;
 			syncs_to_fail = 0;
 			if (mails == 0)
 				break;
+			assert_int_equal(n, failed ? -1 : 0);
 			expect_rest_and_mail(deleted, n == 0);
 			if (n == 0) {
 				call++;
@@ -2536,6 +2681,8 @@ main(int argc, char *argv[])
 		cmocka_unit_test(a_change_in_the_same_instant_is_seen),
 		cmocka_unit_test(a_change_is_seen_before_reading),
 		cmocka_unit_test(
+		    a_change_is_seen_before_a_large_message_is_read),
+		cmocka_unit_test(
 		    a_delivery_may_have_begun_behind_the_last_message),
 		cmocka_unit_test(update_refuses_a_changed_mailbox),
 		cmocka_unit_test(no_message_is_read_from_a_mailbox_that_is_cut),
@@ -2557,11 +2704,18 @@ main(int argc, char *argv[])
 		cmocka_unit_test(recovery_ends_where_an_fsync_fails),
 		cmocka_unit_test(a_failing_look_is_told),
 		cmocka_unit_test(a_record_without_saved_bytes_just_ends),
+		cmocka_unit_test(a_record_without_saved_bytes_stays_if_it_must),
+		cmocka_unit_test(a_record_of_a_mailbox_that_is_gone_just_ends),
 		cmocka_unit_test(a_strange_record_is_set_aside_as_it_is),
+		cmocka_unit_test(no_signal_comes_in_recovery),
+		cmocka_unit_test(
+		    a_half_done_mailbox_that_another_reads_is_in_use),
 		cmocka_unit_test(
 		    without_a_side_file_all_can_be_deleted_and_no_less),
 		cmocka_unit_test(
 		    a_side_file_that_can_only_be_read_is_no_session_lock),
+		cmocka_unit_test(
+		    a_side_file_that_is_replaced_is_no_session_lock),
 		cmocka_unit_test(half_done_it_is_read_through_the_record),
 		cmocka_unit_test(
 		    a_side_file_without_its_saved_bytes_is_set_aside),
