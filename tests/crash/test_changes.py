@@ -84,6 +84,15 @@ def test_a_change_is_seen_at_quit(drop, session, change):
     assert drop.content == content
 
 
+def test_a_mailbox_that_is_shorter_has_changed_though_the_deleted_message_has_not(drop, session):
+    session.cmd("DELE 1")
+    rewrite(drop, mail(1) + mail(2))
+    assert session.cmd("QUIT") == CHANGED
+    expect_end(session)
+    assert "it is shorter than it was" in session.log()
+    assert drop.content == mail(1) + mail(2)
+
+
 @pytest.mark.parametrize("changed", [1, 3])
 def test_one_that_changed_is_enough_among_those_to_be_deleted(drop, session, changed):
     session.cmd("DELE 1")

@@ -68,6 +68,21 @@ def test_a_side_file_of_another_in_a_directory_of_the_users_is_not_touched(tmp_p
     assert ordinary.content == THREE
 
 
+@pytest.mark.parametrize("make, mode", [(os.mkfifo, 0o755), (pathlib.Path.touch, 0o1777)], ids=["no_file", "all_may_write"])
+def test_what_another_may_have_put_there_is_not_set_aside(drop, make, mode):
+    """In root's directory: what is no file, or where all may make one."""
+    make(drop.side)
+    os.chown(drop.side, STUB_UID, STUB_UID)
+    drop.path.parent.chmod(mode)
+    before = drop.side.lstat()
+    with drop.session() as session:
+        assert session.login().startswith(b"+OK 3 messages")
+        assert session.cmd("DELE 1").startswith(b"-ERR [SYS/TEMP]")
+        session.cmd("QUIT")
+    assert drop.side.lstat() == before
+    assert sorted(path.name for path in drop.path.parent.iterdir()) == [drop.side.name, drop.path.name]
+
+
 # ---- the mailbox ----
 
 @pytest.mark.parametrize("content", [b"", THREE])

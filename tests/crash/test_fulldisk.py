@@ -109,6 +109,32 @@ def test_deleting_so_little_that_it_takes_too_many_steps(more, answer):
         crash.login(drop, server, [0], None)
 
 
+@needs("strace")
+def test_where_room_cannot_be_reserved_it_is_used_as_it_comes(drop):
+    """A file system that does not know how, as NFS 3: the data area is all the same as large as there is to move."""
+    kept = mail(2, 100_000 * b"Some text.\n")
+    drop.path.write_bytes(mail(1) + kept)
+    assert len(kept) > 4096 * len(mail(1))
+    with Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=fallocate", "-e", "inject=fallocate:error=EOPNOTSUPP",
+                     STUB, "-p", "-m", drop.path) as session:
+        session.login()
+        session.cmd("DELE 1")
+        assert session.cmd("QUIT").startswith(b"+OK")
+    assert drop.content == kept
+
+
+def test_room_that_does_not_do_is_given_back(drop):
+    """A data area of 4 KiB, and there are 4096 steps."""
+    drop.path.write_bytes(mail(1) + mail(2, 1_600_000 * b"Some text.\n"))
+    assert drop.path.stat().st_size > 4096 * 4096 + len(mail(1))
+    with drop.session(binary=BUILD / "pop3d-stub-area4k") as session:
+        session.login()
+        session.cmd("DELE 1")
+        assert session.cmd("QUIT").startswith(b"-ERR [SYS/TEMP]")
+        session.wait()
+    assert drop.side.stat().st_size == 8192
+
+
 def test_a_limit_on_the_size_of_files_harms_nothing():
     """RLIMIT_FSIZE, around every size that files have here."""
     server = SERVERS["pop3d-stub"]

@@ -196,6 +196,17 @@ def test_it_takes_a_mailbox_that_is_worth_it(drop, size, written):
     assert (index_size(drop) > 0) == written
 
 
+@needs("strace")
+@pytest.mark.parametrize("failing", [2, 3])
+def test_one_that_finds_no_room_leaves_none_taken(drop, failing):
+    """The first write is of the slots, the second of what the scan found, the third of what goes before it."""
+    command = ["strace", "-qq", "-o", "/dev/null", "-P", drop.side, "-P", drop.side.name, "-e", "trace=pwrite64", "-e",
+               f"inject=pwrite64:error=ENOSPC:when={failing}", CLOCK, "-p", "-m", drop.path]
+    done = subprocess.run(command, input=POLL, capture_output=True, timeout=60)
+    assert b"\r\n+OK 19 " in done.stdout
+    assert drop.side.stat().st_size == SIDE_DATA
+
+
 def of_messages(drop, count, poll=POLL):
     """The size of a new index of so many messages."""
     drop.path.write_bytes(b"".join(map(mail, range(count))))
