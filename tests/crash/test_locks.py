@@ -8,11 +8,13 @@ import contextlib
 import fcntl
 import os
 import re
+import sys
 import time
 
 import pytest
 
 from harness import BUILD, LOGIN, PATIENT, STUB, Session, mail, needs, needs_root, wait_for, waits_in
+from test_records import ONE, THREE, TWO, put
 
 LOCK_SECONDS = 3
 KINDS = {"fcntl": fcntl.lockf, "flock": fcntl.flock}
@@ -260,4 +262,18 @@ def test_where_there_is_nobody_to_lock_the_session_is_refused(drop):
         assert session.rest() == b""
         assert "cannot lock the side file: No locks available" in session.log()
     drop.side.unlink()
+    assert drop.state() == before
+
+
+@needs("strace")
+@pytest.mark.skipif(sys.byteorder != "little", reason="the record is made for such a host")
+def test_a_half_done_mailbox_that_nobody_can_lock_is_not_even_read(drop):
+    """As it is, another program may be about to change it."""
+    put(drop, ONE + b"x" * len(TWO) + THREE)
+    before = drop.state()
+    with Session.run("strace", "-qq", "-o", "/dev/null", "-P", drop.path, "-e", "trace=fcntl", "-e", "inject=fcntl:error=ENOLCK",
+                     STUB, "-p", "-d", "-m", drop.path) as session:
+        assert session.login().startswith(b"-ERR [SYS/TEMP]")
+        assert session.rest() == b""
+        assert "fcntl lock: No locks available" in session.log()
     assert drop.state() == before
