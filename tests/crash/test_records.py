@@ -91,6 +91,35 @@ def test_numbers_that_cannot_be_are_not_followed(drop, numbers):
     assert drop.content == content
 
 
+LONG = mail(3, 2 * ANCHOR // 11 * b"Some text.\n")
+LONG_SIZE = R + len(LONG)
+
+
+def change(path, at):
+    """The octet there."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [W - 1, W - 50, R, R + 50, LONG_SIZE - 50, LONG_SIZE - 1],
+                         ids=["at_the_hole", "before_it", "behind_it", "more_behind", "near_the_end", "at_the_end"])
+def test_a_mailbox_that_changed_since_is_left_alone(drop, at):
+    put(drop, ONE + b"x" * len(TWO) + LONG, size=LONG_SIZE)
+    change(drop.path, at)
+    content = drop.content
+    assert FOUND_CHANGED in log_of_a_session(drop)
+    assert drop.content == content
+
+
+def test_saved_bytes_that_changed_since_are_not_put_back(drop):
+    content = ONE + b"x" * len(TWO + THREE)
+    put(drop, content, saved=THREE, next=SIZE)
+    change(drop.side, DATA + 50)
+    assert FOUND_CHANGED in log_of_a_session(drop)
+    assert drop.content == content
+
+
 def test_a_record_of_no_such_state_says_nothing(drop):
     content = ONE + TWO + THREE
     put(drop, content, state=CUT + 1)
