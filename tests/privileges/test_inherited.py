@@ -13,7 +13,8 @@ import types
 
 import pytest
 
-from harness import BUILD, POP3D, STUB, Session, mail, needs, needs_root, talk, wait_for
+from harness import (BUILD, HASTY, PATIENT, POP3D, STUB, Session, mail, needs, needs_root, talk,
+                     wait_for, waits_in)
 from host import Host
 
 
@@ -116,11 +117,11 @@ def test_stderr_is_nobodys_unless_it_is_wanted(options):
             == (not options)
 
 
-def test_other_descriptors_are_closed():
-    with open("/etc/passwd") as file:
-        with Session.run(STUB, pass_fds=[file.fileno()]) as session:
-            session.line()
-            assert "/etc/passwd" not in descriptors(session.process).values()
+@pytest.mark.parametrize("number", [3, 9])
+def test_other_descriptors_are_closed(number):
+    with Session.run("sh", "-c", f'exec "$0" {number}</etc/passwd', STUB) as session:
+        session.line()
+        assert "/etc/passwd" not in descriptors(session.process).values()
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
@@ -150,6 +151,13 @@ def test_no_session_that_cannot_see_a_signal():
         "inject=signalfd4:error=EMFILE", STUB, "-p")
     assert (output, status) == (b"", 71)
     assert "signalfd: Too many open files" in log
+
+
+def test_it_leaves_no_core_from_the_start():
+    with Session.run(POP3D) as session:
+        session.line()
+        with open(f"/proc/{session.process.pid}/limits") as limits:
+            assert re.search(r"^Max core file size +0 +0 ", limits.read(), re.M)
 
 
 @needs_root
@@ -204,6 +212,35 @@ def test_no_password_stays_in_memory(lines, option):
             session.line()
         for secret in HUSH, PLAIN, PLAIN[4:]:
             assert not found(session.process, secret)
+
+
+def test_no_password_stays_where_it_was_before_its_line_was_whole():
+    """What of a line is there moves to the front of the buffer."""
+    with Session.run(STUB, "-p") as session:
+        session.line()
+        session.send(b"USER %b\r\nPASS %b" % (100 * b"b", HUSH))
+        session.line()
+        assert session.cmd("").startswith(b"-ERR [AUTH]")
+        assert not found(session.process, HUSH)
+
+
+def test_no_password_stays_in_memory_while_a_refusal_waits():
+    with Session.run(HASTY, "-p", "-d") as session:
+        session.line()
+        session.send(b"USER bob\r\nPASS %b\r\n" % HUSH)
+        wait_for(lambda: "login failed: user=<bob> " in session.log()
+                 and waits_in("poll", session))
+        assert not found(session.process, HUSH)
+
+
+def test_no_password_stays_in_memory_in_a_farewell():
+    """A mail program may try others when it was refused."""
+    with Session.run(PATIENT, "-p") as session:
+        session.line()
+        for _ in range(3):
+            assert session.cmd("AUTH PLAIN AGJvYgB4").startswith(b"-ERR [AUTH]")
+        assert session.cmd(f"PASS {HUSH.decode()}").startswith(b"-ERR [AUTH]")
+        assert not found(session.process, HUSH)
 
 
 def test_a_password_is_found_where_it_is(drop):
