@@ -83,7 +83,8 @@ def test_the_time_to_log_in_is_limited_in_all(drop):
             time.sleep(0.3)
         assert LOGIN_SECONDS <= time.monotonic() - start < PATIENCE
         assert session.wait() == 0
-        assert "reason=timeout" in session.log()
+        seconds = re.search(r"seconds=(\d+) reason=timeout$", session.log(), re.M)
+        assert LOGIN_SECONDS - 1 <= int(seconds[1]) <= time.monotonic() - start + 1
 
 
 def test_a_client_that_does_not_read_is_left(tmp_path):
@@ -178,6 +179,43 @@ def test_a_client_that_went_while_it_was_sent_to(tmp_path):
     assert drop.state() == before
 
 
+@pytest.mark.parametrize("command", ["RETR 1", "TOP 1 0", "UIDL 1"])
+def test_a_signal_after_mail_was_read_is_logged(drop, command):
+    """It is let in only while a file system may hang."""
+    drop.path.write_bytes(mail(1, header=b"X-UIDL: one\n"))
+    with drop.session() as session:
+        session.login()
+        assert session.cmd(command).startswith(b"+OK")
+        if command != "UIDL 1":
+            session.body()
+        session.process.terminate()
+        assert session.rest() == b""
+        assert session.wait() == 0
+        assert "reason=signal" in session.log()
+
+
+@needs("strace")
+def test_an_update_may_take_longer_than_autologout(drop):
+    """Then its answer is waited for anew."""
+    slow = f"inject=fsync:delay_enter={AUTOLOGOUT_MIN + 1}s:when=1"
+    with Session.run("strace", "-o", "/dev/null", "-e", "trace=fsync", "-e", slow,
+                     HASTY, "-p", "-m", drop.path) as session:
+        session.login()
+        assert session.cmd("DELE 1").startswith(b"+OK")
+        assert session.cmd("QUIT") == b"+OK bye"
+    assert drop.content == mail(2) + mail(3)
+
+
+@needs("strace")
+def test_a_client_that_can_take_nothing_after_all_is_waited_for(drop):
+    """Somebody else may have filled the same pipe."""
+    with Session.run("strace", "-o", "/dev/null", "-e", "trace=write", "-e",
+                     "inject=write:error=EAGAIN:when=1..3", STUB, "-p", "-m",
+                     drop.path) as session:
+        assert session.login().startswith(b"+OK 3 ")
+        assert session.cmd("QUIT") == b"+OK bye"
+
+
 def test_nothing_is_left_beside_the_mailbox(drop):
     with drop.session() as session:
         session.login()
@@ -191,6 +229,7 @@ def test_nothing_is_left_beside_the_mailbox(drop):
 # ---- the farewell ----
 
 HEARD_AGAIN = 20        # lines
+BAD_COMMANDS = 20       # in a row
 
 
 def test_thunderbird_hears_why_it_was_refused(drop):
@@ -219,6 +258,17 @@ def test_who_says_farewell_holds_nothing(tmp_path):
         with drop.session() as session:
             assert session.login().startswith(b"+OK 1 ")
         assert refused.cmd("STAT") == b"-ERR [SYS/PERM] not a mailbox"
+
+
+def test_who_said_too_much_that_is_no_command_holds_nothing(drop):
+    with drop.session(binary=PATIENT) as bad:
+        bad.login()
+        for _ in range(BAD_COMMANDS):
+            assert bad.cmd("BAD").startswith(b"-ERR")
+        with drop.session() as session:
+            assert session.login().startswith(b"+OK 3 ")
+        assert bad.cmd("STAT").startswith(b"-ERR")
+        assert " dele=0 left=3 " in bad.log()
 
 
 def refusals(session, more=b""):
@@ -279,8 +329,23 @@ def test_a_client_that_sends_on_loses_no_answer():
         assert session.sock.recv(1) == b""
 
 
+def test_what_a_client_sends_on_is_read_however_much_it_is():
+    ours, its = socket.socketpair()
+    ours.settimeout(PATIENCE)
+    with ours, Session(ours.fileno(), ours.fileno(), sock=ours) as session:
+        with its:
+            process = subprocess.Popen([PATIENT, "-p"], stdin=its, stdout=its)
+        with process:
+            refusals(session)
+            assert session.cmd("QUIT").startswith(b"+OK")
+            assert session.rest() == b""
+            ours.sendall(10**6 * b"x")      # more than a socket holds
+            session.end()
+            assert process.wait(PATIENCE) == 0
+
+
 def test_a_client_that_vanished_is_gone_in_two_minutes():
-    """By TCP's keep-alive."""
+    """By TCP's keep-alive; and replies do not wait for more to send."""
     ours, its = socket.create_server(("127.0.0.1", 0)), socket.socket()
     with ours, its:
         its.connect(ours.getsockname())
@@ -294,7 +359,8 @@ def test_a_client_that_vanished_is_gone_in_two_minutes():
                     for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL,
                                  socket.TCP_KEEPCNT)]
             assert served.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            assert keep[0] + keep[1] * keep[2] <= 120, keep
+            assert keep[0] + keep[1] * keep[2] == 120, keep
+            assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # ---- two sessions ----
