@@ -1,16 +1,20 @@
 """What is no mailbox of the user's, options, and the log."""
 
 import os
+import pty
 import re
 import socket
+import subprocess
+import tty
 
 import pytest
 
-from harness import (HASTY, LOGIN, STUB, TESTS, Maildrop, Session, mail,
-                     needs_root, superserver, talk, wait_for, waits_in)
+from harness import (HASTY, LOGIN, PATIENCE, STUB, TESTS, Maildrop, Session, mail,
+                     needs, needs_root, superserver, talk, wait_for, waits_in)
 
 USAGE = "usage: "
 PERM = b"-ERR [SYS/PERM] "
+PATH_MAX = 4096
 MOST = 1000     # messages of a mailbox, where HASTY is concerned
 
 
@@ -209,8 +213,18 @@ def test_a_path_that_makes_no_sense(option, tmp_path, monkeypatch):
     (tmp_path / "alice").write_bytes(mail(1))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", ".")
-    with Session.run(STUB, "-p", "-m", option.format(tmp_path)) as session:
+    with Session.run(STUB, "-p", "-d", "-m", option.format(tmp_path)) as session:
         assert session.login().startswith(PERM)
+        assert re.search("at=(path|open) error=.*no path", session.log())
+
+
+@pytest.mark.parametrize("octets, answer", [(PATH_MAX - 1, b"+OK 1 "), (PATH_MAX, PERM)])
+def test_a_path_that_is_too_long_is_not_cut(octets, answer, tmp_path):
+    """What is left of it would be another mailbox."""
+    (tmp_path / "alice").write_bytes(mail(1))
+    path = f"{tmp_path}/{'/' * PATH_MAX}"[:PATH_MAX - 1 - len("alice")] + "alice"
+    with Session.run(STUB, "-p", "-m", path + (octets - len(path)) * "s") as session:
+        assert session.login().startswith(answer)
 
 
 @pytest.mark.parametrize("user", ["../alice", "..", ".", ".alice"])
@@ -249,6 +263,20 @@ def test_the_log_of_a_session(drop):
     assert start == (f"logout: user=<alice> ip=unknown retr=1/{one} "
                      f"top=1/{top} dele=1 left=2")
     assert rest.split(" ", 1)[1] == "reason=quit"
+
+
+def test_the_log_counts_the_line_end_that_a_last_line_lacks(drop):
+    """As LIST and RETR do."""
+    drop.path.write_bytes(mail(1)[:-2])
+    octets = len(mail(1)[:-2].partition(b"\n")[2].replace(b"\n", b"\r\n")) + 2
+    with drop.session() as session:
+        session.login()
+        assert session.cmd("LIST 1") == b"+OK 1 %d" % octets
+        session.multi("RETR 1")
+        session.multi("TOP 1 9")
+        session.cmd("QUIT")
+        session.wait()
+        assert f" retr=1/{octets} top=1/{octets} " in session.log()
 
 
 def test_the_log_of_a_refusal():
@@ -290,11 +318,21 @@ def test_a_refusal_is_in_the_log_before_its_answer():
         assert "reason=signal" in session.log()
 
 
+@needs("strace")
+def test_a_refusal_waits_for_two_seconds_at_most(tmp_path):
+    """How long it takes besides is the machine's."""
+    with Session.run("strace", "-o", tmp_path / "trace", "-e", "trace=ppoll", HASTY, "-p") as session:
+        assert session.login(user="bob").startswith(b"-ERR [AUTH]")
+    waited, = re.findall(r"ppoll\(\[\{fd=-1\}, .* \{tv_sec=(\d+), ", (tmp_path / "trace").read_text())
+    assert int(waited) < 2
+
+
 @pytest.mark.parametrize("variable", ["TCPREMOTEIP", "REMOTE_HOST",
                                       "REMOTE_ADDR"])
 @pytest.mark.parametrize("address, logged", [
     ("192.0.2.7", "192.0.2.7"), ("2001:db8::7", "2001:db8::7"),
     ("::ffff:192.0.2.7", "192.0.2.7"), ("example.org", "unknown"),
+    ("::ffff:0:192.0.2.7", "::ffff:0:192.0.2.7"), ("1:2:3::192.0.2.7", "1:2:3::192.0.2.7"),
     ("fe80::1%eth0", "fe80::1"), ("fe80::1%a-long-name-of-a-zone", "fe80::1"),
     ("", "unknown"), (99 * "1", "unknown"), ("%eth0", "unknown"), ("localhost", "unknown"),
     ("192.0.2.7 user=<root>", "unknown")])
@@ -323,6 +361,30 @@ def test_clear_text_from_loopback_only(address, taken):
     output = talk(STUB, env={"TCPREMOTEIP": address},
                   data=b"USER alice\r\nQUIT\r\n")[0]
     assert output.splitlines()[1].startswith(b"+OK" if taken else b"-ERR")
+
+
+def test_the_title_of_the_process_has_the_address():
+    """From the start: ps(1) shows who keeps it."""
+    with Session.run(STUB, env={"TCPREMOTEIP": "192.0.2.7"}) as session:
+        session.line()
+        with open(f"/proc/{session.process.pid}/cmdline") as title:
+            assert "192.0.2.7" in title.read()
+
+
+def test_clear_text_from_a_terminal():
+    """Who is there is on this host, or has come by ssh(1)."""
+    ours, its = pty.openpty()
+    tty.setraw(its)
+    with subprocess.Popen([STUB], stdin=its, stdout=its) as process:
+        os.close(its)
+        os.write(ours, b"USER alice\r\n")
+        answers = b""
+        while answers.count(b"\n") < 2:
+            answers += os.read(ours, 1000)
+        os.write(ours, b"QUIT\r\n")
+        assert process.wait(PATIENCE) == 0
+    os.close(ours)
+    assert answers.splitlines()[1] == b"+OK password?"
 
 
 def test_a_strangers_text_in_the_log():

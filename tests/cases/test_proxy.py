@@ -45,6 +45,8 @@ def test_the_line_tells_the_client(drop, line, ip):
     b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 995 1\r\n",
     b"PROXY TCP4 192.0.2.7  192.0.2.1 56324 995\r\n",
     b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 995 \r\n",
+    b"PROXY TCP4 192.0.2.7 192.0.2.1  995\r\n",
+    b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 \r\n",
     b"PROXY\tTCP4\t192.0.2.7\t192.0.2.1\t56324\t995\r\n",
     b" PROXY TCP4 192.0.2.7 192.0.2.1 56324 995\r\n",
     b"proxy TCP4 192.0.2.7 192.0.2.1 56324 995\r\n",
@@ -110,6 +112,20 @@ def test_in_clear_the_clients_address_counts(drop, address, taken):
         session.send(b"PROXY TCP4 %b 192.0.2.1 56324 995\r\n" % address)
         assert session.line().startswith(b"+OK")
         assert (b"USER" in session.multi("CAPA")[1]) is taken
+
+
+@pytest.mark.parametrize("line", [b"PROXY UNKNOWN", b"PROXY UNKNOWN 127.0.0.1 127.0.0.1 1 2"])
+def test_an_unknown_client_is_not_this_host(drop, line):
+    """Though the proxy may be."""
+    with drop.session("-P", env={"TCPREMOTEIP": "127.0.0.1"}) as session:
+        session.send(line + b"\r\n" + LOGIN)
+        for _ in range(3):
+            assert session.line().startswith(b"+OK")
+        assert " ip=unknown " in session.log()
+    with Session.run(STUB, "-P", env={"TCPREMOTEIP": "127.0.0.1"}) as session:
+        session.send(line + b"\r\n")
+        session.line()
+        assert b"USER" not in session.multi("CAPA")[1]
 
 
 # ---- HAProxy itself ----
