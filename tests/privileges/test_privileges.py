@@ -158,10 +158,13 @@ def test_what_a_stranger_must_not_learn_has_one_answer(refusals):
 def test_the_log_tells_what_troubles_pam(host):
     """Which a wrong password is not."""
     host.account("p3dgtrouble")
-    broken = host.path("/etc/pop3d.pam.broken")
-    broken.write_text("auth required pam_p3dnone.so\n")
+    services = [()]
+    for line in "auth required pam_p3dnone.so", "@include p3dnone":
+        broken = f"/etc/pop3d.pam.broken{len(services)}"
+        host.path(broken).write_text(f"{line}\n")
+        services.append(under(broken))
     pids = []
-    for before in (), under("/etc/pop3d.pam.broken"):
+    for before in services:
         host.lines.clear()
         with session(host, "p3dgtrouble", "wrong", before=before):
             pids.append(host.log(

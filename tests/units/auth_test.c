@@ -54,6 +54,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -261,6 +262,7 @@ no_account(void **state)
 	(void)state;
 	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, "ghost", "secret");
+	assert_string_equal(why, "no-account");
 }
 
 static void
@@ -269,6 +271,9 @@ root_is_refused(void **state)
 	(void)state;
 	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, "root", "secret");
+	assert_string_equal(why, "root");
+	expect(AUTH_REFUSED, "root", "wrong");
+	assert_string_equal(why, "credentials");
 }
 
 /* Who is not root serves nobody but himself. */
@@ -280,6 +285,7 @@ anothers_process(void **state)
 		skip();
 	service(MATRIX, modules, dir);
 	expect(AUTH_REFUSED, other, "other");
+	assert_string_equal(why, "other-user");
 }
 
 static void
@@ -289,6 +295,7 @@ account_not_allowed(void **state)
 	service("auth required %s/pam_matrix.so passdb=%s/passdb\n"
 	    "account required pam_deny.so\n", modules, dir);
 	expect(AUTH_FORBIDDEN, user, "secret");
+	assert_string_equal(why, "account");
 }
 
 static void
@@ -331,6 +338,7 @@ module_is_missing(void **state)
 	service("auth required pam_of_that_name_is_none.so\n"
 	    "account required pam_permit.so\n");
 	expect(AUTH_TROUBLE, user, "secret");
+	assert_string_equal(why, "pam");
 }
 
 static void
@@ -531,11 +539,36 @@ drop_without_spool(void)
 	CHECK(setegid(SPOOL_GID) == -1);
 }
 
+/* From now on what is logged is in a file of the folder. */
+static void
+log_to_file(void)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/log", dir);
+	CHECK(freopen(path, "w", stderr) != NULL);
+	openlog("auth_test", LOG_PERROR, LOG_MAIL);
+}
+
+static void
+expect_logged(const char *text)
+{
+	char path[64], line[512] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/log", dir);
+	assert_non_null(f = fopen(path, "r"));
+	assert_non_null(fgets(line, sizeof(line), f));
+	assert_int_equal(fclose(f), 0);
+	assert_non_null(strstr(line, text));
+}
+
 static void
 drop_to_root(void)
 {
 	struct passwd root = *pw;
 
+	log_to_file();
 	root.pw_uid = 0;
 	drop_privileges(&root, root.pw_gid);
 }
@@ -555,6 +588,7 @@ uid_0_is_no_drop(void **state)
 	(void)state;
 	skip_unless_root();
 	assert_int_equal(in_child(drop_to_root), 71);
+	expect_logged("did not become uid 0");
 }
 
 /* As root in a container may be. */
@@ -565,6 +599,7 @@ drop_without_capabilities(void)
 	    .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
 
+	log_to_file();
 	CHECK(syscall(SYS_capset, &head, none) == 0);
 	drop_privileges(pw, SPOOL_GID);
 }
@@ -575,15 +610,17 @@ who_cannot_drop_goes_no_further(void **state)
 	(void)state;
 	skip_unless_root();
 	assert_int_equal(in_child(drop_without_capabilities), 71);
+	expect_logged("cannot become uid ");
 }
 
+/* Who runs it by newgrp(1) has another group there than in /etc/passwd. */
 static void
 drop_own(void)
 {
-	struct passwd me = { .pw_uid = getuid(), .pw_gid = getgid() };
+	struct passwd me = { .pw_uid = getuid(), .pw_gid = getgid() + 1 };
 
 	drop_privileges(&me, getgid());
-	CHECK(getuid() == me.pw_uid && getgid() == me.pw_gid);
+	CHECK(getuid() == me.pw_uid && getgid() == me.pw_gid - 1);
 }
 
 static void
@@ -766,6 +803,33 @@ the_spool_gives_its_gid(void **state)
 	assert_int_equal(spool_gid(path, 12345), 12345);
 }
 
+/* Wherever a link of root's leads; and no other link is followed. */
+static void
+the_spool_behind_a_link(void **state)
+{
+	char path[64], link[64];
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	snprintf(link, sizeof(link), "%s/link", dir);
+	snprintf(path, sizeof(path), "%s/link/alice", dir);
+	assert_int_equal(symlink("spool", link), 0);
+	assert_int_equal(spool_gid(path, 12345), 12345);	/* nowhere */
+	snprintf(link, sizeof(link), "%s/spool", dir);
+	assert_int_equal(mkdir(link, 0775), 0);
+	assert_int_equal(chmod(link, 0775), 0);
+	assert_int_equal(chown(link, 0, SPOOL_GID), 0);
+	assert_int_equal(spool_gid(path, 12345), SPOOL_GID);
+	assert_int_equal(chown(link, 1, SPOOL_GID), 0);
+	assert_int_equal(spool_gid(path, 12345), 12345);
+	assert_int_equal(chown(link, 0, SPOOL_GID), 0);
+	assert_int_equal(spool_gid(path, 12345), SPOOL_GID);
+	snprintf(link, sizeof(link), "%s/link", dir);
+	assert_int_equal(lchown(link, 1, 1), 0);
+	assert_int_equal(spool_gid(path, 12345), 12345);
+}
+
 static int
 make_dir(void **state)
 {
@@ -783,7 +847,7 @@ static int
 remove_dir(void **state)
 {
 	static const char *const names[] = { "pop3d", "passdb", "open",
-	    "there" };
+	    "there", "log", "link" };
 	char path[64];
 	size_t i;
 
@@ -792,6 +856,8 @@ remove_dir(void **state)
 		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
 		unlink(path);
 	}
+	snprintf(path, sizeof(path), "%s/spool", dir);
+	rmdir(path);
 	return rmdir(dir);
 }
 
@@ -828,6 +894,7 @@ main(int argc, char *argv[])
 		cmocka_unit_test(confined_without_a_drop),
 		cmocka_unit_test(what_cannot_be_had_is_told),
 		cmocka_unit_test(the_spool_gives_its_gid),
+		cmocka_unit_test(the_spool_behind_a_link),
 	};
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
