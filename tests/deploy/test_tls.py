@@ -327,9 +327,9 @@ def clear():
     """pop3d without TLS, with -p on port 1110; a client; a password."""
     with Host() as host, Host() as client:
         link(host, client)
-        for port, options in (110, []), (1110, ["-p"]):
-            host.serve(port, "systemd-socket-activate", "--inetd", "-a", "-l",
-                       str(port), f"{SBIN}/pop3d", *options)
+        for port, command in ((110, [f"{SBIN}/pop3d"]), (1110, [f"{SBIN}/pop3d", "-p"]),
+                              (2110, ["env", "TCPREMOTEIP=127.0.0.1", f"{SBIN}/pop3d"])):
+            host.serve(port, "systemd-socket-activate", "--inetd", "-a", "-l", str(port), *command)
         yield host, client, host.account("p3dgclear")
 
 
@@ -337,10 +337,12 @@ def plain(user, password):
     return base64.b64encode(f"\0{user}\0{password}".encode()).decode()
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
-def test_a_password_in_clear_from_elsewhere_is_refused(clear, address):
+@pytest.mark.parametrize("address, port", [
+    ("192.0.2.1", 110), ("2001:db8::1", 110), ("192.0.2.1", 2110)])
+def test_a_password_in_clear_from_elsewhere_is_refused(clear, address, port):
+    """A variable is not asked about who is known."""
     host, client, password = clear
-    with client.connect(110, address) as session:
+    with client.connect(port, address) as session:
         assert session.line().startswith(b"+OK")
         status, capabilities = session.multi("CAPA")
         assert status.startswith(b"+OK") and b"UIDL" in capabilities
