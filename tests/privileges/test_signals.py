@@ -265,6 +265,14 @@ def test_a_syslogd_that_hangs(host, hung_syslog, number):
         assert pop.wait() == -number
 
 
+@needs_root
+def test_a_syslogd_that_hangs_at_the_end(host, hung_syslog):
+    """What ends it is not ignored once the end has begun."""
+    with host.pop3d("-p", before=hung_syslog) as pop:
+        pop.send(b"QUIT\r\n")
+        assert pop.wait() == -signal.SIGALRM
+
+
 def free(mailbox):
     """Whether a deliverer could lock the mailbox now, in all ways."""
     with mailbox.open("r+b") as file, contextlib.suppress(BlockingIOError):
