@@ -117,7 +117,7 @@ def maildrop(desk, message):
 
 def dma(desk, message):
     # Where it cannot deliver it would try for days.
-    desk.run("timeout", "-k", "1", str(PATIENCE), UNPACKED / "usr/sbin/dma", "-D", "-f", "bob@example.org", NAME, input=message, text=False)
+    desk.run("timeout", "-k", "1", str(PATIENCE // 2), UNPACKED / "usr/sbin/dma", "-D", "-f", "bob@example.org", NAME, input=message, text=False)
 
 
 DOTLOCKED = 'dotlockfile -l -r 60 -i 1 "$1.lock" && cat >> "$1"; status=$?; dotlockfile -u "$1.lock"; exit $status'
