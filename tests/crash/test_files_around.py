@@ -25,6 +25,12 @@ def desk():
         yield desk
 
 
+def failing(drop, call):
+    """A session in which a system call fails: its name and error, as strace has them."""
+    return Session.run("strace", "-qq", "-o", "/dev/null", "-e", f"trace={call.partition(':')[0]}", "-e", f"inject={call}",
+                       STUB, "-p", "-d", "-m", drop.path)
+
+
 def log_of(session):
     session.end()
     session.wait()
@@ -179,8 +185,7 @@ def test_without_a_free_inode_mail_is_read_and_the_rest_is_refused_with_the_reas
 @needs("strace")
 def test_without_its_saved_gid_there_is_no_session(tmp_path):
     drop = Maildrop(tmp_path / "alice", THREE)
-    with Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=getresgid", "-e", "inject=getresgid:error=EFAULT:when=1",
-                     STUB, "-p", "-d", "-m", drop.path) as session:
+    with failing(drop, "getresgid:error=EFAULT:when=1") as session:
         assert session.login().startswith(b"-ERR [SYS/TEMP]")
         session.wait()
         assert "error=cannot tell the saved gid: Bad address" in session.log()
@@ -190,8 +195,7 @@ def test_without_its_saved_gid_there_is_no_session(tmp_path):
 def test_where_no_dotlock_can_be_made_mail_can_be_read(tmp_path):
     """What is known at the login is said at the login."""
     drop = Maildrop(tmp_path / "alice", THREE)
-    with Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=mknodat", "-e", "inject=mknodat:error=EACCES",
-                     STUB, "-p", "-d", "-m", drop.path) as session:
+    with failing(drop, "mknodat:error=EACCES") as session:
         assert session.login().startswith(b"+OK")
         assert "can only be read: cannot make the dotlock: Permission denied" in session.log()
         assert session.multi("RETR 3")[0].startswith(b"+OK")
@@ -228,8 +232,7 @@ def test_the_log_has_the_systems_word_for_a_mailbox_that_cannot_be_read(tmp_path
 def test_an_update_that_fails_half_way_says_so(tmp_path, error):
     """Whatever it was: its record says what is under way."""
     drop = Maildrop(tmp_path / "alice", THREE)
-    with Session.run("strace", "-qq", "-o", "/dev/null", "-e", "trace=ftruncate", "-e", f"inject=ftruncate:error={error}:when=1",
-                     STUB, "-p", "-d", "-m", drop.path) as session:
+    with failing(drop, f"ftruncate:error={error}:when=1") as session:
         session.login()
         session.cmd("DELE 1")
         assert session.cmd("QUIT") == b"-ERR [SYS/TEMP] not all deleted messages may be gone"

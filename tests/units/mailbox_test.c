@@ -405,6 +405,15 @@ add_filler(size_t n)
 	add("\n", 1);
 }
 
+/* A mailbox of one message, with so many octets of body. */
+static void
+make_large(size_t n)
+{
+	size = 0;
+	add(HEAD "\n", strlen(HEAD "\n"));
+	add_filler(n);
+}
+
 /* Its ctime is another than before, whatever the grain of the clock. */
 static void
 put_mailbox(void)
@@ -1080,9 +1089,7 @@ a_change_is_seen_before_a_large_message_is_read(void **state)
 	const char *text;
 
 	(void)state;
-	size = 0;
-	add(HEAD "\n", strlen(HEAD "\n"));
-	add_filler(2 * READ_SIZE);
+	make_large(2 * READ_SIZE);
 	open_new_drop();
 	content[strlen(HEAD "\n")] = 'f';
 	put_mailbox();
@@ -1173,9 +1180,7 @@ a_mailbox_that_is_cut_while_it_is_read_has_changed(void **state)
 	ssize_t got;
 
 	(void)state;
-	size = 0;
-	add(HEAD "\n", strlen(HEAD "\n"));
-	add_filler(4 * READ_SIZE);
+	make_large(4 * READ_SIZE);
 	put_mailbox();
 	open_drop();
 	assert_int_equal(message_begin(&drop, 0), 0);
@@ -2100,9 +2105,7 @@ a_large_message_does_not_hang(void **state)
 	const char *text;
 
 	(void)state;
-	size = 0;
-	add(HEAD "\n", strlen(HEAD "\n"));
-	add_filler(200 * KIB);
+	make_large(200 * KIB);
 	clock_now = 1000;
 	open_new_drop();
 	assert_int_equal(watch, 60);
